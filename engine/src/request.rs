@@ -1,0 +1,197 @@
+//! What enters the engine and what comes back: plain data, printable, buildable by hand in a test.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::chat::message::{Message, ToolCall, ToolSpec};
+use crate::error::EngineError;
+
+/// One generation: a prompt, the shape its answer must have, and its bounds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GenerateRequest {
+    /// What the model reads.
+    pub prompt: Prompt,
+    /// The tools it may call, in the order the model sees them.
+    pub tools: Vec<ToolSpec>,
+    /// Whether it may, must or must not call one.
+    pub tool_choice: ToolChoice,
+    /// The shape of an answer that is not a tool call; guaranteed by decoding.
+    pub output: OutputFormat,
+    /// How the next token is picked.
+    pub sampling: Sampling,
+    /// Most tokens to generate, at least 1. An answer cut here ends with [`FinishReason::Length`].
+    pub max_tokens: usize,
+    /// Generation ends before the first of these strings; none may be empty.
+    pub stop: Vec<String>,
+}
+
+impl GenerateRequest {
+    /// A plain answer to `messages`: no tools, greedy, at most `max_tokens`.
+    pub fn chat(messages: Vec<Message>, max_tokens: usize) -> Self {
+        Self {
+            prompt: Prompt::Chat(messages),
+            tools: Vec::new(),
+            tool_choice: ToolChoice::Auto,
+            output: OutputFormat::Text,
+            sampling: Sampling::default(),
+            max_tokens,
+            stop: Vec::new(),
+        }
+    }
+}
+
+/// What the model reads.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Prompt {
+    /// A conversation, laid out by the model's chat template.
+    Chat(Vec<Message>),
+    /// Text as it is, after the model's begin-of-text token if it has one. No special token is parsed from it.
+    Text(String),
+    /// Token ids as they are.
+    Tokens(Vec<u32>),
+}
+
+/// Whether the model may, must or must not call a tool.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ToolChoice {
+    /// It decides.
+    #[default]
+    Auto,
+    /// It calls at least one of the request's tools.
+    Required,
+    /// It calls none, and does not see them.
+    None,
+    /// It calls this one.
+    Named(String),
+}
+
+/// The shape that decoding guarantees for an answer that is not a tool call.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum OutputFormat {
+    /// Any text.
+    #[default]
+    Text,
+    /// JSON that is valid under this schema. Keys come in the schema's order, without optional whitespace.
+    JsonSchema(Value),
+    /// Text that this regular expression matches from end to end.
+    Regex(String),
+    /// Text of this Lark grammar (llguidance's dialect), from the rule `start`.
+    Lark(String),
+}
+
+/// How the next token is picked. `temperature` 0 is greedy and ignores the rest but the penalties.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sampling {
+    /// 0 picks the most likely token; 1 samples the model's own distribution.
+    pub temperature: f32,
+    /// Keep the `top_k` most likely tokens; 0 keeps all.
+    pub top_k: usize,
+    /// Keep the most likely tokens that together reach this probability, in (0, 1].
+    pub top_p: f32,
+    /// Drop tokens below this share of the most likely token's probability, in [0, 1).
+    pub min_p: f32,
+    /// Divides (or multiplies, if negative) the logits of tokens seen in the last 64; 1 changes nothing.
+    pub repetition_penalty: f32,
+    /// The same seed, model and request give the same tokens.
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 0 }
+    }
+}
+
+/// What a generation sends back, in order; the last is `Finished` or `Failed`.
+#[derive(Debug)]
+pub enum TokenEvent {
+    /// The prompt is computed and the first token is about to be sampled.
+    Started {
+        /// Tokens of the prompt.
+        prompt_tokens: usize,
+        /// How many of them were found in the KV cache and not computed again.
+        cached_tokens: usize,
+    },
+    /// Text of the answer. Never part of a tool call, never a special token, never half a character.
+    Text(String),
+    /// A whole call, valid under its tool's schema if the request named that tool.
+    ToolCall(ToolCall),
+    /// The generation ended by itself.
+    Finished(Finished),
+    /// The generation ended by an error; others go on.
+    Failed(EngineError),
+}
+
+/// How a generation ended, and what it cost.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finished {
+    /// Why no further token was generated.
+    pub reason: FinishReason,
+    /// Tool-call text that `max_tokens` or a stop string cut in the middle. It must not be run.
+    pub cut_call: Option<String>,
+    /// Token counts.
+    pub usage: Usage,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// The model ended its turn, a stop string came, or the grammar allowed nothing further.
+    Stop,
+    /// `max_tokens` was reached, or the context is full.
+    Length,
+    /// The model ended its turn with at least one tool call.
+    ToolCalls,
+}
+
+/// Token counts of one generation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// How many of them came from the KV cache.
+    pub cached_tokens: usize,
+    /// Tokens generated, the stop token included.
+    pub completion_tokens: usize,
+}
+
+/// Where the time of one generation went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Timings {
+    /// From the request's arrival to the start of its prefill.
+    #[schemars(with = "f64")]
+    #[serde(with = "seconds")]
+    pub queued: Duration,
+    /// Computing the prompt.
+    #[schemars(with = "f64")]
+    #[serde(with = "seconds")]
+    pub prefill: Duration,
+    /// From the first sampled token to the end.
+    #[schemars(with = "f64")]
+    #[serde(with = "seconds")]
+    pub decode: Duration,
+}
+
+/// Durations as seconds in JSON.
+mod seconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(duration.as_secs_f64())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        let seconds = f64::deserialize(deserializer)?;
+        Duration::try_from_secs_f64(seconds).map_err(serde::de::Error::custom)
+    }
+}

@@ -1,0 +1,4 @@
+//! Which token comes next: logits, minus what the grammar forbids, to one id.
+
+pub mod grammar;
+pub mod sampler;

@@ -1,0 +1,8 @@
+//! The agent loop: ask the model, run the tools it calls, tell it the results, until it answers.
+
+pub mod model;
+pub mod turn;
+pub mod transcript;
+pub mod engine_model;
+pub mod openai_model;
+pub mod scripted_model;

@@ -1,0 +1,1 @@
+//! A remote model behind the OpenAI protocol.

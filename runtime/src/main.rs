@@ -1,0 +1,2 @@
+//! chaski
+fn main(){}

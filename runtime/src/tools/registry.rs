@@ -1,0 +1,112 @@
+//! Which tools exist, and which of them one agent was granted.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chaski_engine::ToolSpec;
+
+use super::Tool;
+use crate::suggest::closest;
+
+/// Every tool of a run, by name.
+#[derive(Clone, Default)]
+pub struct ToolRegistry {
+    tools: BTreeMap<String, Arc<dyn Tool>>,
+}
+
+/// A pattern or name that fits no tool.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no loaded plugin exports the tool `{asked}`")]
+pub struct UnknownTool {
+    /// What was asked for.
+    pub asked: String,
+    /// The known name closest to it.
+    pub closest: Option<String>,
+}
+
+impl UnknownTool {
+    /// What to do about it.
+    pub fn hint(&self) -> String {
+        match &self.closest {
+            Some(name) => format!("did you mean `{name}`? `chaski plugin list` shows every tool"),
+            None => "`chaski plugin list` shows every tool".to_owned(),
+        }
+    }
+}
+
+impl ToolRegistry {
+    /// Adds `tool`; the last one of a name wins.
+    pub fn insert(&mut self, tool: Arc<dyn Tool>) {
+        self.tools.insert(tool.definition().name.clone(), tool);
+    }
+
+    /// The tool `name`.
+    pub fn get(&self, name: &str) -> Result<&Arc<dyn Tool>, UnknownTool> {
+        self.tools.get(name).ok_or_else(|| self.unknown(name))
+    }
+
+    /// All tools, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn Tool>> {
+        self.tools.values()
+    }
+
+    /// The tools that `patterns` grant: a name (`workspace.read`) or all of a plugin (`workspace.*`).
+    ///
+    /// They come in the order of the patterns, which is the order the model sees.
+    pub fn grant(&self, patterns: &[String]) -> Result<ToolSet, UnknownTool> {
+        let mut granted: Vec<Arc<dyn Tool>> = Vec::new();
+        for pattern in patterns {
+            let mut fits = self.tools.values().filter(|tool| matches(pattern, &tool.definition().name)).peekable();
+            if fits.peek().is_none() {
+                return Err(self.unknown(pattern));
+            }
+            for tool in fits {
+                if !granted.iter().any(|known| known.definition().name == tool.definition().name) {
+                    granted.push(tool.clone());
+                }
+            }
+        }
+        Ok(ToolSet { tools: granted })
+    }
+
+    fn unknown(&self, asked: &str) -> UnknownTool {
+        let closest = closest(asked, self.tools.keys().map(String::as_str)).map(str::to_owned);
+        UnknownTool { asked: asked.to_owned(), closest }
+    }
+}
+
+/// Whether `pattern`, a name or `plugin.*`, covers the tool `name`.
+pub fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix(".*") {
+        Some(plugin) => name.strip_prefix(plugin).is_some_and(|rest| rest.starts_with('.')),
+        None => pattern == name,
+    }
+}
+
+/// The tools that one agent was granted, in the order the model sees them.
+#[derive(Clone, Default)]
+pub struct ToolSet {
+    tools: Vec<Arc<dyn Tool>>,
+}
+
+impl ToolSet {
+    /// What the model is told.
+    pub fn specs(&self) -> Vec<ToolSpec> {
+        self.tools.iter().map(|tool| tool.definition().spec()).collect()
+    }
+
+    /// The granted tool `name`.
+    pub fn get(&self, name: &str) -> Option<&Arc<dyn Tool>> {
+        self.tools.iter().find(|tool| tool.definition().name == name)
+    }
+
+    /// The names, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tools.iter().map(|tool| tool.definition().name.as_str())
+    }
+
+    /// Whether nothing was granted.
+    pub fn is_empty(&self) -> bool {
+        self.tools.is_empty()
+    }
+}
