@@ -1,12 +1,34 @@
 //! The engine thread: requests in, engine steps, token events out.
+//!
+//! A request is checked, laid out, tokenized and its grammar compiled on the caller's side ([`Shared`]), so
+//! that a bad one costs the thread nothing. The thread takes prepared requests one after the other; while one
+//! runs, the others wait in the bounded queue. It owns the model, the KV cache and the scheduler.
+//!
+//! Invariant: every accepted request ends with exactly one `Finished` or `Failed`, unless its receiver is gone.
+
+mod reply;
+mod worker;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
 
-use tokio::sync::mpsc;
+use candle_core::Device;
+use candle_core::quantized::gguf_file::Value;
+use tokio::sync::{mpsc, oneshot};
 
+use crate::chat::template::ChatTemplate;
 use crate::config::EngineOptions;
 use crate::error::EngineError;
-use crate::request::{GenerateRequest, TokenEvent};
+use crate::model::{GgufFile, Model};
+use crate::request::{GenerateRequest, OutputFormat, Prompt, Sampling, TokenEvent, ToolChoice};
+use crate::sampling::grammar::GrammarCompiler;
+use crate::tokenizer::Tokenizer;
+use worker::{Command, Job, Worker};
+
+/// Events that may wait for a slow reader before the engine waits for it.
+const EVENT_CAPACITY: usize = 256;
 
 /// What is known about the loaded model.
 #[derive(Clone, Debug)]
@@ -26,7 +48,20 @@ pub struct ModelInfo {
 }
 
 /// A loaded model and the thread that runs it. Cheap to share by `Arc`; ends its thread when dropped.
-pub struct Engine {}
+pub struct Engine {
+    shared: Shared,
+    commands: Option<mpsc::Sender<Command>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What callers need of the model without asking the thread.
+struct Shared {
+    info: ModelInfo,
+    tokenizer: Arc<Tokenizer>,
+    template: ChatTemplate,
+    grammars: GrammarCompiler,
+    queue: usize,
+}
 
 /// The events of one generation. Dropping it cancels the generation within one engine step.
 pub struct Generation {
@@ -36,22 +71,243 @@ pub struct Generation {
 
 impl Engine {
     /// Loads the model and starts the engine thread. Blocks while it reads the weights.
-    pub fn load(_options: EngineOptions) -> Result<Self, EngineError> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// When the file cannot be read, is damaged or unsupported; when the context asked for is more than the
+    /// model was trained for.
+    pub fn load(options: EngineOptions) -> Result<Self, EngineError> {
+        let file = GgufFile::open(&options.model)?;
+        let tokenizer = Arc::new(match &options.tokenizer {
+            Some(path) => Tokenizer::from_file(path)?,
+            None => Tokenizer::from_gguf(file.metadata(), &options.model)?,
+        });
+        let checkpoint_template = match file.metadata().get("tokenizer.chat_template") {
+            Some(Value::String(template)) => Some(template.as_str()),
+            _ => None,
+        };
+        let template = ChatTemplate::choose(
+            options.chat_template.as_deref(),
+            checkpoint_template,
+            &tokenizer.specials(),
+        )?;
+        let grammars = GrammarCompiler::new(tokenizer.clone())?;
+
+        let (device, device_name) = compute_device();
+        let trained = crate::model::LlamaConfig::from_gguf(&file)?;
+        let context = context(&options, trained.context)?;
+        let model = Model::load(&file, context, &device)?;
+        if tokenizer.vocabulary() > model.config().vocabulary {
+            return Err(EngineError::Tokenizer {
+                path: options.tokenizer.unwrap_or(options.model),
+                reason: format!(
+                    "it has {} tokens, the model has {}",
+                    tokenizer.vocabulary(),
+                    model.config().vocabulary
+                ),
+            });
+        }
+        let name = trained.name.unwrap_or_else(|| {
+            options.model.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned())
+        });
+        let info = ModelInfo {
+            path: options.model,
+            name,
+            context,
+            vocabulary: tokenizer.vocabulary(),
+            template: template.name().to_owned(),
+            device: device_name,
+        };
+        let worker = Worker::new(model, tokenizer.clone(), context, options.step_tokens)?;
+        let (commands, inbox) = mpsc::channel(options.queue.max(1));
+        let thread = std::thread::Builder::new()
+            .name("chaski-engine".into())
+            .spawn(move || worker.run(inbox))
+            .map_err(|error| EngineError::Compute(format!("cannot start the engine thread: {error}")))?;
+        let shared = Shared { info, tokenizer, template, grammars, queue: options.queue.max(1) };
+        Ok(Self { shared, commands: Some(commands), thread: Some(thread) })
     }
 
     /// What is known about the loaded model.
     pub fn info(&self) -> &ModelInfo {
-        unimplemented!()
+        &self.shared.info
     }
 
     /// Starts a generation. Refuses a request that cannot work before it costs anything.
-    pub async fn generate(&self, _request: GenerateRequest) -> Result<Generation, EngineError> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidRequest`], [`EngineError::Template`], [`EngineError::Grammar`],
+    /// [`EngineError::ContextTooLong`], [`EngineError::Overloaded`] or [`EngineError::Stopped`].
+    pub async fn generate(&self, request: GenerateRequest) -> Result<Generation, EngineError> {
+        let arrived = Instant::now();
+        let (events, receiver) = mpsc::channel(EVENT_CAPACITY);
+        let job = self.shared.prepare(request, events, arrived)?;
+        self.send(Command::Generate(Box::new(job)))?;
+        Ok(Generation { events: receiver })
     }
 
     /// Tokens of the request's prompt, tool specifications included.
-    pub fn count_tokens(&self, _request: &GenerateRequest) -> Result<usize, EngineError> {
-        unimplemented!()
+    pub fn count_tokens(&self, request: &GenerateRequest) -> Result<usize, EngineError> {
+        Ok(self.shared.prompt_tokens(request)?.len())
     }
+
+    /// The mean negative log-likelihood, in nats, of the tokens 2 to n of `text`: each given those before it.
+    /// No begin-of-text token is added; at most `most` tokens are scored.
+    ///
+    /// # Errors
+    /// When the text has fewer than two tokens or more than the context.
+    pub async fn mean_nll(&self, text: &str, most: usize) -> Result<f64, EngineError> {
+        let mut tokens = self.shared.tokenizer.encode(text)?;
+        tokens.truncate(most);
+        if tokens.len() < 2 {
+            return Err(EngineError::InvalidRequest("a likelihood needs at least two tokens".into()));
+        }
+        self.shared.check_context(tokens.len())?;
+        let (answer, receiver) = oneshot::channel();
+        self.send(Command::Score { tokens, answer })?;
+        receiver.await.map_err(|_| EngineError::Stopped)?
+    }
+
+    fn send(&self, command: Command) -> Result<(), EngineError> {
+        let commands = self.commands.as_ref().expect("only `drop` takes the sender");
+        commands.try_send(command).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => EngineError::Overloaded { waiting: self.shared.queue },
+            mpsc::error::TrySendError::Closed(_) => EngineError::Stopped,
+        })
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // Closing the channel ends the thread after the request that runs; its receiver is usually gone.
+        drop(self.commands.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread was logged where it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn prepare(
+        &self,
+        request: GenerateRequest,
+        events: mpsc::Sender<TokenEvent>,
+        arrived: Instant,
+    ) -> Result<Job, EngineError> {
+        check(&request)?;
+        let prompt = self.prompt_tokens(&request)?;
+        self.check_context(prompt.len())?;
+        let style = self.template.tool_call_style();
+        let grammar = self.grammars.compile(&request.tools, &request.tool_choice, &request.output, style)?;
+        let first_call = match &request.prompt {
+            Prompt::Chat(messages) => {
+                1 + messages.iter().map(|message| message.tool_calls.len()).sum::<usize>()
+            }
+            _ => 1,
+        };
+        let tools = if request.tool_choice == ToolChoice::None { Vec::new() } else { request.tools };
+        let most = request.max_tokens.min(self.info.context - prompt.len());
+        Ok(Job {
+            prompt,
+            grammar,
+            tools,
+            first_call,
+            sampling: request.sampling,
+            max_tokens: most,
+            stop: request.stop,
+            events,
+            arrived,
+        })
+    }
+
+    fn prompt_tokens(&self, request: &GenerateRequest) -> Result<Vec<u32>, EngineError> {
+        match &request.prompt {
+            Prompt::Chat(messages) => {
+                // With `ToolChoice::None` too: a prompt that stays the same keeps its KV cache.
+                self.tokenizer.encode_prompt(&self.template.render(messages, &request.tools)?)
+            }
+            Prompt::Text(text) => {
+                let mut tokens: Vec<u32> = self.tokenizer.begin_of_text().into_iter().collect();
+                tokens.extend(self.tokenizer.encode(text)?);
+                Ok(tokens)
+            }
+            Prompt::Tokens(tokens) => Ok(tokens.clone()),
+        }
+    }
+
+    /// A prompt must leave room for one token of an answer.
+    fn check_context(&self, prompt_tokens: usize) -> Result<(), EngineError> {
+        match prompt_tokens {
+            0 => Err(EngineError::InvalidRequest("the prompt is empty".into())),
+            fits if fits < self.info.context => Ok(()),
+            _ => Err(EngineError::ContextTooLong { prompt_tokens, context: self.info.context }),
+        }
+    }
+}
+
+/// What can be said about a request without the model.
+fn check(request: &GenerateRequest) -> Result<(), EngineError> {
+    let invalid = |reason: String| Err(EngineError::InvalidRequest(reason));
+    let Sampling { temperature, top_p, min_p, repetition_penalty, .. } = request.sampling;
+    if request.max_tokens == 0 {
+        return invalid("`max_tokens` is 0, it must be at least 1".into());
+    }
+    if request.stop.iter().any(String::is_empty) {
+        return invalid("a stop string is empty".into());
+    }
+    if !(temperature.is_finite() && temperature >= 0.0) {
+        return invalid(format!("`temperature` is {temperature}, it must be 0 or more"));
+    }
+    if !(top_p > 0.0 && top_p <= 1.0) {
+        return invalid(format!("`top_p` is {top_p}, it must be above 0 and at most 1"));
+    }
+    if !(0.0..1.0).contains(&min_p) {
+        return invalid(format!("`min_p` is {min_p}, it must be at least 0 and below 1"));
+    }
+    if !(repetition_penalty.is_finite() && repetition_penalty > 0.0) {
+        return invalid(format!("`repetition_penalty` is {repetition_penalty}, it must be above 0"));
+    }
+    for (index, tool) in request.tools.iter().enumerate() {
+        if request.tools[..index].iter().any(|before| before.name == tool.name) {
+            return invalid(format!("two tools have the name `{}`", tool.name));
+        }
+    }
+    match &request.tool_choice {
+        ToolChoice::Named(name) if !request.tools.iter().any(|tool| tool.name == *name) => {
+            invalid(format!("`tool_choice` names the tool `{name}`, which the request does not have"))
+        }
+        ToolChoice::Required if request.tools.is_empty() => {
+            invalid("`tool_choice` is `required`, but the request has no tools".into())
+        }
+        _ if matches!(&request.output, OutputFormat::Regex(regex) if regex.is_empty()) => {
+            invalid("the regular expression of the output is empty".into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The context in use: what was asked for, up to what the model was trained for.
+fn context(options: &EngineOptions, trained: usize) -> Result<usize, EngineError> {
+    match options.context {
+        None => Ok(trained),
+        Some(asked) if asked > trained => Err(EngineError::InvalidRequest(format!(
+            "a context of {asked} tokens was asked for, `{}` was trained for {trained}",
+            options.model.display()
+        ))),
+        Some(asked) if asked < 2 => Err(EngineError::InvalidRequest(format!(
+            "a context of {asked} tokens holds no prompt and answer"
+        ))),
+        Some(asked) => Ok(asked),
+    }
+}
+
+/// The GPU if this build can use one and it is there, else the CPU; the reason is logged.
+fn compute_device() -> (Device, String) {
+    if cfg!(feature = "candle-cuda") {
+        match Device::new_cuda(0) {
+            Ok(device) => return (device, "cuda:0".into()),
+            Err(error) => tracing::warn!(%error, "no GPU can be used, computing on the CPU"),
+        }
+    }
+    (Device::Cpu, "cpu".into())
 }

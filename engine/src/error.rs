@@ -44,7 +44,9 @@ pub enum EngineError {
     #[error("invalid request: {0}")]
     InvalidRequest(String),
     /// The prompt alone fills the context.
-    #[error("the prompt has {prompt_tokens} tokens, the context holds {context} and the answer needs at least 1")]
+    #[error(
+        "the prompt has {prompt_tokens} tokens, the context holds {context} and the answer needs at least 1"
+    )]
     ContextTooLong {
         /// Tokens of the prompt.
         prompt_tokens: usize,
@@ -79,5 +81,12 @@ impl EngineError {
             Self::Overloaded { .. } => Some("try again when a request has finished".into()),
             _ => None,
         }
+    }
+}
+
+impl From<candle_core::Error> for EngineError {
+    /// candle appends a backtrace to its messages; only the first line is for people.
+    fn from(error: candle_core::Error) -> Self {
+        Self::Compute(error.to_string().lines().next().unwrap_or_default().to_owned())
     }
 }

@@ -15,7 +15,9 @@ pub mod scheduler;
 pub mod model;
 pub mod sampling;
 pub mod device;
+pub mod kernels;
 pub mod engine;
+pub mod inspect;
 
 pub use chat::message::{Message, Role, ToolCall, ToolSpec};
 pub use config::EngineOptions;

@@ -63,7 +63,7 @@ pub enum ToolChoice {
     Auto,
     /// It calls at least one of the request's tools.
     Required,
-    /// It calls none, and does not see them.
+    /// It calls none. It still sees them, so that the prompt stays the same over an agent's turns.
     None,
     /// It calls this one.
     Named(String),

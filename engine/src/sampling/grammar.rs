@@ -1,6 +1,17 @@
 //! The grammar of one reply: which tokens may come next.
+//!
+//! A request's tools and output format become one grammar of llguidance. With tools, a reply is a call of one
+//! of them, its name and arguments bound to that tool's schema, or an answer of the output's shape.
+//!
+//! Invariant: a special token is allowed only if it ends the turn, and only where the reply may end.
 
 use std::sync::Arc;
+
+use llguidance::api::TopLevelGrammar;
+use llguidance::earley::SlicedBiasComputer;
+use llguidance::toktrie::{InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, TokenId, TokenizerEnv};
+use llguidance::{Matcher, ParserFactory};
+use serde_json::{Value, json};
 
 use crate::chat::message::ToolSpec;
 use crate::chat::template::ToolCallStyle;
@@ -9,10 +20,14 @@ use crate::request::{OutputFormat, ToolChoice};
 use crate::tokenizer::Tokenizer;
 
 /// Compiles grammars for one vocabulary. Built once per model.
-pub struct GrammarCompiler {}
+pub struct GrammarCompiler {
+    factory: ParserFactory,
+}
 
 /// Where one reply stands in its grammar.
-pub struct Grammar {}
+pub struct Grammar {
+    matcher: Matcher,
+}
 
 /// The tokens allowed next, one bit an id.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,42 +45,215 @@ impl TokenMask {
 
 impl GrammarCompiler {
     /// A compiler for `tokenizer`'s vocabulary.
-    pub fn new(_tokenizer: Arc<Tokenizer>) -> Result<Self, EngineError> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// [`EngineError::Grammar`] when the vocabulary has no token that ends a turn.
+    pub fn new(tokenizer: Arc<Tokenizer>) -> Result<Self, EngineError> {
+        let fault = |reason: String| EngineError::Grammar { what: "this vocabulary".into(), reason };
+        let [first_stop, ..] = tokenizer.stop_ids() else {
+            return Err(fault("it has no token that ends a turn".into()));
+        };
+        let words: Vec<Vec<u8>> = (0..tokenizer.vocabulary() as u32)
+            .map(|id| match tokenizer.special_name(id) {
+                Some(name) => [&[TokTrie::SPECIAL_TOKEN_MARKER], name.as_bytes()].concat(),
+                None => tokenizer.bytes(id).to_vec(),
+            })
+            .collect();
+        let info = TokRxInfo::new(words.len() as u32, *first_stop);
+        let trie = TokTrie::from(&info, &words).with_eos_tokens(tokenizer.stop_ids());
+        let environment: TokEnv = Arc::new(Environment { trie, tokenizer });
+        let capabilities = InferenceCapabilities { ff_tokens: true, ..Default::default() };
+        let mut factory =
+            ParserFactory::new(&environment, capabilities, &SlicedBiasComputer::general_slices())
+                .map_err(|error| fault(error.to_string()))?;
+        factory.quiet();
+        Ok(Self { factory })
     }
 
     /// The grammar of a reply, or `None` when any text is fine (no tools, no output format).
     ///
     /// With tools and [`ToolChoice::Auto`]: a call of one of them, or an answer of `output`'s shape.
+    ///
+    /// # Errors
+    /// [`EngineError::Grammar`] when a schema, regular expression or grammar cannot be guaranteed.
     pub fn compile(
         &self,
-        _tools: &[ToolSpec],
-        _choice: &ToolChoice,
-        _output: &OutputFormat,
-        _style: ToolCallStyle,
+        tools: &[ToolSpec],
+        choice: &ToolChoice,
+        output: &OutputFormat,
+        style: ToolCallStyle,
     ) -> Result<Option<Grammar>, EngineError> {
-        unimplemented!()
+        let callable: Vec<&ToolSpec> = match choice {
+            ToolChoice::None => Vec::new(),
+            ToolChoice::Named(name) => tools.iter().filter(|tool| tool.name == *name).collect(),
+            ToolChoice::Auto | ToolChoice::Required => tools.iter().collect(),
+        };
+        for tool in &callable {
+            // Alone first, so that the error names the tool.
+            self.matcher(tool_grammar(&[tool], style, Answer::None), &format!("the tool `{}`", tool.name))?;
+        }
+        let answer = match (choice, output) {
+            (ToolChoice::Required | ToolChoice::Named(_), _) if !callable.is_empty() => Answer::None,
+            (_, OutputFormat::Text) if callable.is_empty() => return Ok(None),
+            (_, OutputFormat::Text) => Answer::Text,
+            (_, OutputFormat::JsonSchema(schema)) => Answer::Json(compact(schema)),
+            (_, OutputFormat::Regex(regex)) => Answer::Regex(regex.clone()),
+            (_, OutputFormat::Lark(lark)) if callable.is_empty() => Answer::Lark(lark.clone()),
+            (_, OutputFormat::Lark(_)) => {
+                return Err(EngineError::Grammar {
+                    what: "the output".into(),
+                    reason: "a Lark grammar and tools cannot be combined; use a JSON schema or `tool_choice: none`"
+                        .into(),
+                });
+            }
+        };
+        let matcher = self.matcher(tool_grammar(&callable, style, answer), "the output")?;
+        Ok(Some(Grammar { matcher }))
     }
+
+    fn matcher(&self, lark: String, what: &str) -> Result<Matcher, EngineError> {
+        let fault = |reason: String| EngineError::Grammar { what: what.to_owned(), reason };
+        let parser = self.factory.create_parser(TopLevelGrammar::from_lark(lark));
+        let matcher = Matcher::new(parser);
+        match matcher.get_error() {
+            None => Ok(matcher),
+            Some(error) => Err(fault(error.lines().next().unwrap_or_default().to_owned())),
+        }
+    }
+}
+
+/// What a reply that is no call looks like.
+enum Answer {
+    None,
+    Text,
+    Json(Value),
+    Regex(String),
+    Lark(String),
+}
+
+/// The reply's grammar in Lark.
+fn tool_grammar(tools: &[&ToolSpec], style: ToolCallStyle, answer: Answer) -> String {
+    if let Answer::Lark(lark) = answer {
+        return lark;
+    }
+    let mut rules = Vec::new();
+    let mut start = Vec::new();
+    let calls: Vec<String> = (0..tools.len()).map(|index| format!("call_{index}")).collect();
+    for (rule, tool) in calls.iter().zip(tools) {
+        rules.push(format!("{rule}: %json {}", call_schema(tool, style)));
+    }
+    let any_call = calls.join(" | ");
+    // Text ends where a call could begin: after `<tool_call>` everything is bound.
+    let mut text = "TEXT: /(.|\\n)*/".to_owned();
+    if !calls.is_empty() {
+        match style {
+            ToolCallStyle::LlamaJson => {
+                start.push("call".to_owned());
+                rules.push(format!("call: {any_call}"));
+                // An answer that began with a brace could be taken for a call.
+                text = "TEXT: /[^{\\s](.|\\n)*/".to_owned();
+            }
+            ToolCallStyle::ToolCallTags => {
+                start.push("tagged (\"\\n\" tagged)*".to_owned());
+                rules.push("tagged: \"<tool_call>\\n\" call \"\\n</tool_call>\"".to_owned());
+                rules.push(format!("call: {any_call}"));
+                text = "TEXT: /[^<{\\s](.|\\n)*/ & ~/(.|\\n)*<tool_call>(.|\\n)*/".to_owned();
+            }
+        }
+    }
+    match answer {
+        Answer::None | Answer::Lark(_) => {}
+        Answer::Text => {
+            start.push("TEXT".to_owned());
+            rules.push(text);
+        }
+        Answer::Json(schema) => {
+            start.push("answer".to_owned());
+            rules.push(format!("answer: %json {schema}"));
+        }
+        Answer::Regex(regex) => {
+            start.push("ANSWER".to_owned());
+            rules.push(format!("ANSWER: /{}/", regex.replace('/', "\\/")));
+        }
+    }
+    format!("start: {}\n{}\n", start.join(" | "), rules.join("\n"))
+}
+
+/// A call of `tool` as JSON: its name and its own arguments, nothing else.
+fn call_schema(tool: &ToolSpec, style: ToolCallStyle) -> Value {
+    let arguments = match style {
+        ToolCallStyle::LlamaJson => "parameters",
+        ToolCallStyle::ToolCallTags => "arguments",
+    };
+    compact(&json!({
+        "type": "object",
+        "properties": {"name": {"const": tool.name}, arguments: tool.parameters},
+        "required": ["name", arguments],
+        "additionalProperties": false,
+    }))
+}
+
+/// `schema` without free whitespace: a small model that may write spaces writes nothing else.
+fn compact(schema: &Value) -> Value {
+    let mut schema = schema.clone();
+    if let Value::Object(fields) = &mut schema {
+        fields.insert(
+            "x-guidance".into(),
+            json!({"whitespace_flexible": false, "key_separator": ": ", "item_separator": ", "}),
+        );
+    }
+    schema
 }
 
 impl Grammar {
     /// The tokens allowed next. Stop ids are in it exactly where the reply may end; no other special token ever.
+    ///
+    /// # Errors
+    /// [`EngineError::Grammar`] when the grammar is too complex to follow.
     pub fn mask(&mut self) -> Result<TokenMask, EngineError> {
-        unimplemented!()
+        let mask = self.matcher.compute_mask_or_eos().map_err(|error| broken(&error))?;
+        Ok(TokenMask { words: mask.as_slice().to_vec() })
     }
 
     /// The ids that must come next, if there is only one way on; may be empty. Does not move.
     pub fn forced(&mut self) -> Vec<u32> {
-        unimplemented!()
+        if self.matcher.is_stopped() { Vec::new() } else { self.matcher.compute_ff_tokens() }
     }
 
     /// Moves past `id`, which [`Self::mask`] allowed.
-    pub fn commit(&mut self, _id: u32) -> Result<(), EngineError> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// [`EngineError::Grammar`] when the mask did not allow it.
+    pub fn commit(&mut self, id: u32) -> Result<(), EngineError> {
+        if self.matcher.is_stopped() {
+            return Ok(());
+        }
+        self.matcher.consume_token(id).map_err(|error| broken(&error))
     }
 
     /// Whether nothing may follow but the end.
     pub fn is_finished(&self) -> bool {
-        unimplemented!()
+        self.matcher.is_stopped()
+    }
+}
+
+fn broken(error: &impl std::fmt::Display) -> EngineError {
+    let reason = error.to_string().lines().next().unwrap_or_default().to_owned();
+    EngineError::Grammar { what: "this reply".into(), reason }
+}
+
+/// The vocabulary as llguidance sees it.
+struct Environment {
+    trie: TokTrie,
+    tokenizer: Arc<Tokenizer>,
+}
+
+impl TokenizerEnv for Environment {
+    fn tok_trie(&self) -> &TokTrie {
+        &self.trie
+    }
+
+    fn tokenize_bytes(&self, bytes: &[u8]) -> Vec<TokenId> {
+        self.trie.tokenize_with_greedy_fallback(bytes, |text| self.tokenizer.encode(text).unwrap_or_default())
     }
 }

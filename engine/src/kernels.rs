@@ -1,0 +1,15 @@
+//! The arithmetic that the forward pass spends its time in, and the only folder with `unsafe`.
+//!
+//! Weights are repacked once, at load, into panels of 16 rows ([`packed`]); activations are rounded to 8 bits
+//! in blocks of 32 ([`activations`]); a matrix product is then integer dot products with one scale a block.
+//! Each kernel exists in a portable form, which is the specification, and in forms for wider machines that
+//! [`cpu`] picks at run time. All give the same numbers up to the order of f32 sums.
+
+#![allow(unsafe_code)] // see the module docs: this folder is where it lives
+
+pub mod threads;
+pub mod packed;
+pub mod activations;
+pub mod cpu;
+pub mod matmul;
+pub mod cuda;
