@@ -1,2 +1,7 @@
-//! chaski
-fn main(){}
+//! The binary `chaski`; everything it does is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    chaski::cli::main()
+}

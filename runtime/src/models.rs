@@ -3,5 +3,4 @@
 pub mod catalog;
 pub mod store;
 pub mod pull;
-pub mod inspect;
 pub mod licence;

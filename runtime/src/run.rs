@@ -6,3 +6,4 @@
 pub mod event;
 pub mod journal;
 pub mod recorder;
+pub mod environment;

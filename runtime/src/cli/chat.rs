@@ -1,1 +1,250 @@
-//! `chaski chat`.
+//! `chaski chat`: talk to a model on the terminal, with tools.
+
+use std::io::{IsTerminal, Read, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use chaski_engine::{Message, Role, Sampling, ToolChoice};
+use rustyline::error::ReadlineError;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::display::escape::escape_control;
+use super::display::{TerminalDisplay, colour, json_observer};
+use super::run::{cancel_on_interrupt, folder, journal_error, parse_roots};
+use super::{GlobalFlags, usage_error};
+use crate::agent::model::ChatModel;
+use crate::agent::transcript::Transcript;
+use crate::agent::turn::{Agent, AgentError, AgentLimits, work};
+use crate::config::Config;
+use crate::plugins::permissions::{Access, Roots};
+use crate::run::environment;
+use crate::run::event::{FinalState, LiveEvent, Place, RunEvent};
+use crate::run::journal::Journal;
+use crate::run::recorder::{Observer, Recorder};
+
+const HELP: &str = "/help  this\n/tools  what the model may call\n/clear  forget the conversation\n/save FILE  write it as JSON\n/exit  leave";
+
+/// Arguments of `chaski chat`.
+#[derive(Debug, clap::Args)]
+pub struct ChatArgs {
+    /// One message; without it, a conversation on the terminal, or one message from standard input
+    message: Option<String>,
+    /// A tool (`workspace.read`) or all of a plugin (`workspace.*`) that the model may call; repeat for more
+    #[arg(long = "tools", value_name = "PATTERN")]
+    tools: Vec<String>,
+    /// A folder for plugins, read-only: `workspace=.`
+    #[arg(long = "root", value_name = "NAME=PATH")]
+    roots: Vec<String>,
+    /// Standing instructions: text, or `@FILE`
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// 0 picks the most likely token
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f32,
+    /// The seed
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Most tokens of one reply
+    #[arg(long, default_value_t = 1024)]
+    reply_tokens: usize,
+}
+
+/// Talks.
+///
+/// # Errors
+/// When the model or a plugin cannot be loaded, or a message cannot be answered.
+pub async fn run(args: ChatArgs, config: &Config, global: &GlobalFlags) -> anyhow::Result<ExitCode> {
+    let instructions = instructions(args.system.as_deref())?;
+    let mut roots = Roots::new();
+    for (name, path) in parse_roots(&args.roots)? {
+        roots.insert(name, folder(&path, Access::Read)?);
+    }
+    let display = TerminalDisplay::new(colour());
+    let observer: Observer =
+        if global.json { json_observer() } else { chat_observer(&display, global.quiet) };
+    let live = observer.clone();
+    let output = Arc::new(move |tool: &str, text: &str| {
+        live(&LiveEvent::ToolOutput {
+            place: Place::default(),
+            tool: tool.to_owned(),
+            text: text.to_owned(),
+        });
+    });
+    let plugins: Vec<String> =
+        args.tools.iter().filter_map(|pattern| Some(pattern.split_once('.')?.0.to_owned())).collect();
+    let (tools, _host) = environment::tools(config, &plugins, &roots, output).await?;
+    let granted = tools.grant(&args.tools).map_err(|error| {
+        let hint = error.hint();
+        usage_error(error, hint)
+    })?;
+    let name = global.model.clone().unwrap_or_else(|| config.model.clone());
+    let model = environment::model(config, &name, !global.quiet).await?;
+    let journal = Arc::new(Journal::open(&config.data_dir).map_err(journal_error)?);
+    let agent = Agent {
+        name: "chat".into(),
+        instructions,
+        tools: granted,
+        tool_choice: ToolChoice::Auto,
+        output: None,
+        sampling: Sampling { temperature: args.temperature, seed: args.seed, ..Sampling::default() },
+        limits: AgentLimits { reply_tokens: args.reply_tokens.max(1), ..AgentLimits::default() },
+    };
+    let cancel = CancellationToken::new();
+    let recorder = Recorder::new(journal.new_run(), journal, observer, cancel);
+    let started = RunEvent::RunStarted { name: "chat".into(), source: None, model: name, inputs: json!({}) };
+    recorder.record(started).map_err(journal_error)?;
+    let mut chat = Chat { agent, model, recorder, transcript: Transcript::default() };
+    let interactive = args.message.is_none() && std::io::stdin().is_terminal();
+    let result = match (args.message, interactive) {
+        (Some(message), _) => chat.once(message, global).await,
+        (None, false) => {
+            let mut message = String::new();
+            std::io::stdin().read_to_string(&mut message)?;
+            chat.once(message, global).await
+        }
+        (None, true) => chat.converse(config).await,
+    };
+    let state = if result.is_ok() { FinalState::Succeeded } else { FinalState::Failed };
+    let last = chat.transcript.messages.last().filter(|message| message.role == Role::Assistant);
+    let outputs = json!({"answer": last.map(|message| message.content.clone())});
+    let error = result.as_ref().err().map(ToString::to_string);
+    chat.recorder.record(RunEvent::RunFinished { state, outputs, error }).map_err(journal_error)?;
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+/// What the display shows of a chat: answers go to standard output, the rest to standard error.
+fn chat_observer(display: &TerminalDisplay, quiet: bool) -> Observer {
+    let rest = display.observer();
+    Arc::new(move |live| match live {
+        LiveEvent::Text { text, .. } => {
+            print!("{}", escape_control(text));
+            let _ = std::io::stdout().flush();
+        }
+        LiveEvent::Event(RunEvent::ModelReplied { content, .. }) => {
+            if !content.is_empty() && !content.ends_with('\n') {
+                println!();
+            }
+            if !quiet {
+                rest(live);
+            }
+        }
+        LiveEvent::Event(RunEvent::RunStarted { .. } | RunEvent::TurnStarted { .. })
+        | LiveEvent::Prefilled { .. } => {}
+        other if !quiet => rest(other),
+        _ => {}
+    })
+}
+
+struct Chat {
+    agent: Agent,
+    model: Arc<dyn ChatModel>,
+    recorder: Recorder,
+    transcript: Transcript,
+}
+
+impl Chat {
+    async fn once(&mut self, message: String, _global: &GlobalFlags) -> anyhow::Result<()> {
+        if message.trim().is_empty() {
+            return Err(usage_error("the message is empty", "`chaski chat \"What is BM25?\"`"));
+        }
+        let cancel = cancel_on_interrupt();
+        Ok(self.answer(message, cancel).await?)
+    }
+
+    /// One message to its answer. `cancel` ends this answer alone.
+    async fn answer(&mut self, message: String, cancel: CancellationToken) -> Result<(), AgentError> {
+        self.transcript.messages.push(Message::user(message));
+        let recorder = self.recorder.with_cancel(cancel);
+        let place = Place { step: "chat".into(), item: None };
+        work(&self.agent, &self.model, &mut self.transcript, &place, &recorder).await.map(|_answer| ())
+    }
+
+    async fn converse(&mut self, config: &Config) -> anyhow::Result<()> {
+        let history = config.data_dir.join("chat-history");
+        let mut editor = rustyline::DefaultEditor::new()?;
+        // There is none before the first chat.
+        let _ = editor.load_history(&history);
+        eprintln!("{} · /help for commands, Ctrl-D to leave", self.model.name());
+        loop {
+            let line = match editor.readline("> ") {
+                Ok(line) => line,
+                Err(ReadlineError::Interrupted) => continue,
+                Err(ReadlineError::Eof) => break,
+                Err(error) => return Err(error.into()),
+            };
+            if line.trim().is_empty() {
+                continue;
+            }
+            editor.add_history_entry(&line)?;
+            match self.command(&line)? {
+                Handled::Leave => break,
+                Handled::Yes => continue,
+                Handled::No => {}
+            }
+            let cancel = CancellationToken::new();
+            let set = cancel.clone();
+            let interrupts = tokio::spawn(async move {
+                if tokio::signal::ctrl_c().await.is_ok() {
+                    set.cancel();
+                }
+            });
+            let answered = self.answer(line, cancel).await;
+            interrupts.abort();
+            if let Err(error) = answered {
+                println!();
+                super::report::print_error(&error.into());
+            }
+        }
+        editor.save_history(&history)?;
+        close_to_others(&history)?;
+        Ok(())
+    }
+
+    fn command(&mut self, line: &str) -> anyhow::Result<Handled> {
+        let (command, rest) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
+        match command {
+            "/help" => println!("{HELP}"),
+            "/exit" | "/quit" => return Ok(Handled::Leave),
+            "/clear" => self.transcript.messages.clear(),
+            "/tools" if self.agent.tools.is_empty() => println!("none; grant some with --tools"),
+            "/tools" => self.agent.tools.names().for_each(|name| println!("{name}")),
+            "/save" if rest.trim().is_empty() => println!("/save FILE"),
+            "/save" => {
+                let file = PathBuf::from(rest.trim());
+                match std::fs::write(&file, serde_json::to_string_pretty(&self.transcript.messages)?) {
+                    Ok(()) => println!("{}", file.display()),
+                    Err(error) => println!("`{}` cannot be written: {error}", file.display()),
+                }
+            }
+            unknown if unknown.starts_with('/') => println!("`{unknown}` is not a command; /help shows them"),
+            _ => return Ok(Handled::No),
+        }
+        Ok(Handled::Yes)
+    }
+}
+
+enum Handled {
+    Yes,
+    No,
+    Leave,
+}
+
+fn instructions(system: Option<&str>) -> anyhow::Result<String> {
+    match system.and_then(|text| text.strip_prefix('@')) {
+        Some(file) => std::fs::read_to_string(file)
+            .map_err(|error| usage_error(format!("`{file}` cannot be read: {error}"), None::<String>)),
+        None => Ok(system.unwrap_or_default().to_owned()),
+    }
+}
+
+/// What was typed may be private.
+fn close_to_others(path: &std::path::Path) -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    }
+    Ok(())
+}

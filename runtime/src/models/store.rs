@@ -1,8 +1,9 @@
 //! The models on this machine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::pull::PullError;
+use super::catalog;
+use super::pull::{self, PullError};
 use crate::config::Config;
 
 /// The files of a model that can be loaded.
@@ -17,6 +18,54 @@ pub struct LocalModel {
 /// The local files of model `name` (a catalog name, or a path to a GGUF file), pulled first if missing.
 ///
 /// `progress` shows bars when true. No network is used when the files are there.
-pub async fn ensure(_config: &Config, _name: &str, _progress: bool) -> Result<LocalModel, PullError> {
-    unimplemented!()
+///
+/// # Errors
+/// [`PullError`]: the name is unknown, the file is not there, or it could not be fetched.
+pub async fn ensure(config: &Config, name: &str, progress: bool) -> Result<LocalModel, PullError> {
+    if let Some(found) = local(config, name)? {
+        return Ok(found);
+    }
+    let model = catalog::find(name)?;
+    let weights = pull::pull(model, &config.models_dir, progress).await?;
+    Ok(LocalModel { name: name.to_owned(), weights })
+}
+
+/// The local files of model `name`, if they are there.
+///
+/// # Errors
+/// [`PullError::Unknown`] for a name that is neither in the catalog nor a path, [`PullError::Read`] for a path
+/// without a file.
+pub fn local(config: &Config, name: &str) -> Result<Option<LocalModel>, PullError> {
+    if is_path(name) {
+        let weights = PathBuf::from(name);
+        return match std::fs::metadata(&weights) {
+            Ok(_) => Ok(Some(LocalModel { name: name.to_owned(), weights })),
+            Err(error) => Err(PullError::Read { path: weights, reason: error.to_string() }),
+        };
+    }
+    let model = catalog::find(name)?;
+    let file = model.file.as_ref().map(|file| config.models_dir.join(file)).filter(|file| file.is_file());
+    Ok(file.map(|weights| LocalModel { name: name.to_owned(), weights }))
+}
+
+/// Removes the file of catalog model `name`; whether there was one.
+///
+/// # Errors
+/// [`PullError::Unknown`] or [`PullError::Write`].
+pub fn remove(config: &Config, name: &str) -> Result<bool, PullError> {
+    let model = catalog::find(name)?;
+    let Some(file) = model.file.as_ref().map(|file| config.models_dir.join(file)) else { return Ok(false) };
+    // What a broken pull left goes too.
+    let _ = std::fs::remove_file(PathBuf::from(format!("{}.partial", file.display())));
+    match std::fs::remove_file(&file) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(PullError::Write { path: file, reason: error.to_string() }),
+    }
+}
+
+/// Whether `name` is meant as a path rather than a catalog name.
+fn is_path(name: &str) -> bool {
+    name.contains('/')
+        || Path::new(name).extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
 }

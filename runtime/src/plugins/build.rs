@@ -1,1 +1,261 @@
-//! build
+//! Building a plugin from its source into the folder that the host loads.
+//!
+//! A plugin is built again only when its sources, or the contract, changed: their digest is kept beside the
+//! component. The result is put together in a side folder and renamed, so a plugin is whole or not there.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tokio::process::Command;
+
+use super::error::PluginError;
+use super::manifest::{self, Manifest};
+
+/// The version of componentize-py, and with it of CPython.
+const COMPONENTIZE_PY: &str = "componentize-py==0.25.1";
+/// The target that a Rust guest is built for where rustup has it.
+const TARGET: &str = "wasm32-wasip2";
+/// Lines of a failed build's log that are shown.
+const SHOWN_LINES: usize = 15;
+/// What a build leaves beside the component.
+const RECORD: &str = "build.json";
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Record {
+    /// SHA-256 over the sources and the contract.
+    sources: String,
+    /// SHA-256 of the component.
+    component: String,
+}
+
+/// Builds the plugin in `source` into `output`, unless it is there and up to date. Whether it was built.
+///
+/// # Errors
+/// When the manifest is not valid, a tool is missing, or the build fails; the message holds the end of its log.
+pub async fn build(
+    source: &Path,
+    output: &Path,
+    progress: &(dyn Fn(&str) + Send + Sync),
+) -> Result<bool, PluginError> {
+    let source = source
+        .canonicalize()
+        .map_err(|error| PluginError::Invalid(format!("`{}` cannot be read: {error}", source.display())))?;
+    let manifest = Manifest::read(&source)?;
+    let fault =
+        |reason: String| PluginError::Invalid(format!("plugin `{}` was not built: {reason}", manifest.id));
+    let parent = output.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(parent).map_err(|error| fault(error.to_string()))?;
+    let sources = sources_digest(&source).map_err(|error| fault(error.to_string()))?;
+    if is_current(output, &sources, &manifest.component) {
+        return Ok(false);
+    }
+    let _lock = lock(parent, &manifest.id).map_err(|error| fault(error.to_string()))?;
+    if is_current(output, &sources, &manifest.component) {
+        return Ok(false);
+    }
+    let side = tempfile::Builder::new()
+        .prefix(".building-")
+        .tempdir_in(parent)
+        .map_err(|error| fault(error.to_string()))?;
+    let component = side.path().join(&manifest.component);
+    let kind = manifest.build.get("kind").and_then(toml::Value::as_str);
+    match kind {
+        Some("rust") => rust(&source, &component, progress, &manifest.id).await.map_err(fault)?,
+        Some("python") => {
+            let app = manifest.build.get("app").and_then(toml::Value::as_str).unwrap_or("app");
+            python(&source, app, &component, progress, &manifest.id).await.map_err(fault)?;
+        }
+        Some(other) => {
+            return Err(fault(format!("`[build] kind` is `{other}`; known are `rust` and `python`")));
+        }
+        None => return Err(fault("its manifest has no `[build] kind`".into())),
+    }
+    let copy = || -> std::io::Result<()> {
+        std::fs::copy(source.join(manifest::FILE_NAME), side.path().join(manifest::FILE_NAME))?;
+        let record = Record { sources: sources.clone(), component: crate::models::pull::digest(&component)? };
+        std::fs::write(side.path().join(RECORD), serde_json::to_string_pretty(&record)?)?;
+        let old = parent.join(format!(".replaced-{}", manifest.id));
+        // What an earlier interruption left.
+        let _ = std::fs::remove_dir_all(&old);
+        if output.exists() {
+            std::fs::rename(output, &old)?;
+        }
+        std::fs::rename(side.path(), output)?;
+        let _ = std::fs::remove_dir_all(&old);
+        Ok(())
+    };
+    copy().map_err(|error| fault(error.to_string()))?;
+    // It was renamed away; there is nothing left to clean up.
+    let _ = side.keep();
+    Ok(true)
+}
+
+fn is_current(output: &Path, sources: &str, component: &str) -> bool {
+    let record =
+        std::fs::read(output.join(RECORD)).ok().and_then(|text| serde_json::from_slice::<Record>(&text).ok());
+    record.is_some_and(|record| record.sources == sources) && output.join(component).is_file()
+}
+
+/// Whether this machine's Rust can build for WebAssembly as it is.
+pub fn has_wasm_target() -> bool {
+    let asked = std::process::Command::new("rustc")
+        .args(["--print", "target-libdir", "--target", TARGET])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output();
+    asked.is_ok_and(|asked| Path::new(String::from_utf8_lossy(&asked.stdout).trim()).is_dir())
+}
+
+async fn rust(
+    source: &Path,
+    component: &Path,
+    progress: &(dyn Fn(&str) + Send + Sync),
+    id: &str,
+) -> Result<(), String> {
+    progress(&format!("building the plugin {id} (Rust)"));
+    let target = cache_dir().join("guests");
+    let added = has_wasm_target() || {
+        let mut rustup = Command::new("rustup");
+        rustup.args(["target", "add", TARGET]);
+        logged(rustup, "rustup").await.is_ok() && has_wasm_target()
+    };
+    if added {
+        let mut cargo = Command::new("cargo");
+        cargo
+            .args(["build", "--lib", "--release", "--locked", "--target", TARGET, "--target-dir"])
+            .arg(&target)
+            .current_dir(source)
+            .env_remove("CARGO_ENCODED_RUSTFLAGS")
+            .env_remove("RUSTFLAGS");
+        logged(cargo, "cargo").await?;
+        let built = target.join(TARGET).join("release").join(format!("{}.wasm", crate_name(source)?));
+        std::fs::copy(&built, component).map_err(|error| format!("{}: {error}", built.display()))?;
+        return Ok(());
+    }
+    let script = super::catalog::sources()
+        .map(|sources| sources.join("toolchain.sh"))
+        .filter(|script| script.is_file() && Path::new("/usr/bin/apt-get").exists());
+    let Some(script) = script else {
+        return Err(format!("Rust has no target {TARGET} here; `rustup target add {TARGET}` brings it"));
+    };
+    progress("Rust has no WebAssembly target here; Debian's is used, fetched once (150 MB)");
+    let mut bash = Command::new("bash");
+    bash.arg(script)
+        .arg(cache_dir().join("toolchain"))
+        .arg(source)
+        .arg(component)
+        .env("CARGO_TARGET_DIR", target);
+    logged(bash, "toolchain.sh").await
+}
+
+fn crate_name(source: &Path) -> Result<String, String> {
+    let text =
+        std::fs::read_to_string(source.join("Cargo.toml")).map_err(|error| format!("Cargo.toml: {error}"))?;
+    let manifest: toml::Table =
+        toml::from_str(&text).map_err(|error| format!("Cargo.toml: {}", error.message()))?;
+    let name = manifest.get("package").and_then(|package| package.get("name")).and_then(toml::Value::as_str);
+    name.map(|name| name.replace('-', "_")).ok_or_else(|| "Cargo.toml names no package".to_owned())
+}
+
+async fn python(
+    source: &Path,
+    app: &str,
+    component: &Path,
+    progress: &(dyn Fn(&str) + Send + Sync),
+    id: &str,
+) -> Result<(), String> {
+    progress(&format!("building the plugin {id} (Python)"));
+    let environment = cache_dir().join("componentize-py-0.25.1");
+    let tool = environment.join("bin/componentize-py");
+    if !tool.is_file() {
+        let mut venv = Command::new("python3");
+        venv.args(["-m", "venv"]).arg(&environment);
+        logged(venv, "python3 -m venv").await?;
+        let mut pip = Command::new(environment.join("bin/pip"));
+        pip.args(["install", "--quiet", COMPONENTIZE_PY]);
+        logged(pip, "pip install componentize-py").await?;
+    }
+    let contract = contract_dir(source)?;
+    let mut build = Command::new(tool);
+    build
+        .arg("--wit-path")
+        .arg(contract)
+        .args(["--world", "plugin", "componentize", app, "-o"])
+        .arg(component)
+        .current_dir(source)
+        .env("PYTHONDONTWRITEBYTECODE", "1");
+    logged(build, "componentize-py").await
+}
+
+/// The contract's folder: beside the first-party sources.
+fn contract_dir(source: &Path) -> Result<PathBuf, String> {
+    let beside = source.parent().map(|parent| parent.join("wit"));
+    let known = super::catalog::sources().map(|sources| sources.join("wit"));
+    beside
+        .into_iter()
+        .chain(known)
+        .find(|path| path.is_dir())
+        .ok_or_else(|| "the plugin contract (wit) is not found".into())
+}
+
+/// Runs a tool to its end; an error holds the last lines that it wrote.
+async fn logged(mut command: Command, name: &str) -> Result<(), String> {
+    let done = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .map_err(|error| format!("`{name}` cannot be started: {error}"))?;
+    if done.status.success() {
+        return Ok(());
+    }
+    let log = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    let lines: Vec<&str> = log.lines().collect();
+    let shown = &lines[lines.len().saturating_sub(SHOWN_LINES)..];
+    Err(format!("`{name}` failed ({})\n  {}", done.status, shown.join("\n  ")))
+}
+
+/// Toolchains and intermediate results: large, and made again when lost.
+fn cache_dir() -> PathBuf {
+    let folder = etcetera::choose_base_strategy().map(|folders| etcetera::BaseStrategy::cache_dir(&folders));
+    folder.unwrap_or_else(|_| std::env::temp_dir()).join("chaski")
+}
+
+/// Keeps two processes from building one plugin at the same time: the second waits.
+fn lock(parent: &Path, id: &str) -> std::io::Result<std::fs::File> {
+    let file = std::fs::File::create(parent.join(format!(".{id}.lock")))?;
+    file.lock()?;
+    Ok(file)
+}
+
+/// SHA-256 over the names and bytes of a plugin's sources and of the contract, in hexadecimal.
+fn sources_digest(source: &Path) -> std::io::Result<String> {
+    let mut hash = Sha256::new();
+    let mut folders = vec![source.to_owned()];
+    folders.extend(contract_dir(source).ok());
+    for lock in [source.join("../Cargo.lock"), source.join("../Cargo.toml")] {
+        if let Ok(bytes) = std::fs::read(lock) {
+            hash.update(bytes);
+        }
+    }
+    hash.update(COMPONENTIZE_PY);
+    while let Some(folder) = folders.pop() {
+        let mut entries: Vec<_> = std::fs::read_dir(&folder)?.collect::<Result<_, _>>()?;
+        entries.sort_by_key(std::fs::DirEntry::file_name);
+        for entry in entries {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let kind = entry.file_type()?;
+            if kind.is_dir() && name != "target" && name != "__pycache__" && !name.starts_with('.') {
+                folders.push(entry.path());
+            } else if kind.is_file() && !name.ends_with(".wasm") {
+                hash.update(name.as_bytes());
+                hash.update(std::fs::read(entry.path())?);
+            }
+        }
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}

@@ -1,10 +1,36 @@
 //! The wasmtime engine that all plugins share, and the plugins loaded into it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use super::permissions::Roots;
-use crate::tools::Tool;
+use futures::future::BoxFuture;
+use serde_json::Value;
+use tokio::sync::Semaphore;
+use wasmtime::component::Linker;
+use wasmtime::{Config, Engine};
+
+use super::contract::chaski::plugin::types::{Effect as GuestEffect, ToolSpec};
+use super::contract::{Plugin as Contract, PluginPre};
+pub use super::error::PluginError;
+use super::load;
+use super::manifest::Manifest;
+use super::permissions::{Effective, Roots, check_roots, weakest_claim};
+use super::sandbox::{self, Call, Ended, HostPart, State};
+use crate::tools::{CallContext, Effect, Tool, ToolDefinition, ToolOutcome, ToolResult};
+
+/// How often running guests are asked whether their time is over.
+const TICK: Duration = Duration::from_millis(10);
+/// Bytes of native stack that a guest may use.
+const STACK_BYTES: usize = 1 << 20;
+/// Time that a plugin has to say which tools it has.
+const LIST_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest wait for a free place among running calls.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of a tool's description, and of its schema.
+const MAX_DESCRIPTION: usize = 2 << 10;
+const MAX_SCHEMA: usize = 32 << 10;
 
 /// Called with the tool's name and text that a running call emitted.
 pub type OutputObserver = Arc<dyn Fn(&str, &str) + Send + Sync>;
@@ -23,25 +49,270 @@ pub struct HostOptions {
 }
 
 /// The wasmtime engine, its ticker and its own tokio runtime. Ends them when dropped.
-pub struct PluginHost {}
+pub struct PluginHost {
+    options: HostOptions,
+    shared: Arc<Shared>,
+    ticking: Arc<AtomicBool>,
+}
 
-/// Why a plugin cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum PluginError {
-    /// Placeholder.
-    #[error("{0}")]
-    Invalid(String),
+/// What running calls need of the host.
+struct Shared {
+    engine: Engine,
+    runtime: Option<tokio::runtime::Runtime>,
+    places: Arc<Semaphore>,
+    output: OutputObserver,
+}
+
+/// A plugin ready to be called.
+pub struct LoadedPlugin {
+    /// What it says about itself.
+    pub manifest: Manifest,
+    /// What it may touch in this run.
+    pub effective: Effective,
+    /// SHA-256 of its component.
+    pub digest: String,
+    /// Its tools, named `plugin.tool`.
+    pub tools: Vec<Arc<dyn Tool>>,
 }
 
 impl PluginHost {
     /// A host with no plugin loaded.
-    pub fn new(_options: HostOptions) -> Result<Self, PluginError> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// [`PluginError::UnsafeRoot`] when a root would let plugins write to chaski's own files.
+    pub fn new(options: HostOptions) -> Result<Self, PluginError> {
+        check_roots(&options.roots, &[&options.cache_dir, &options.data_dir])?;
+        let host = |error: String| PluginError::Host(error);
+        let mut config = Config::new();
+        config.epoch_interruption(true).max_wasm_stack(STACK_BYTES);
+        // Proposals that no guest needs are so much less code to trust.
+        config.wasm_relaxed_simd(false).wasm_tail_call(false).wasm_multi_memory(false).wasm_memory64(false);
+        let engine = Engine::new(&config).map_err(|error| host(load::first_line(&error)))?;
+        let threads = std::thread::available_parallelism().map_or(2, usize::from);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .thread_name("chaski-sandbox")
+            .worker_threads(threads)
+            // Guests yield every tick; with the usual 61 a timer would be looked at after 610 ms.
+            .event_interval(3)
+            .enable_time()
+            .build()
+            .map_err(|error| host(error.to_string()))?;
+        let ticking = Arc::new(AtomicBool::new(true));
+        let (ticker, go_on) = (engine.clone(), ticking.clone());
+        // A thread of the system's, because a task would stop ticking when guests keep the runtime busy.
+        std::thread::Builder::new()
+            .name("chaski-ticker".into())
+            .spawn(move || {
+                while go_on.load(Ordering::Relaxed) {
+                    std::thread::sleep(TICK);
+                    ticker.increment_epoch();
+                }
+            })
+            .map_err(|error| host(error.to_string()))?;
+        let places = Arc::new(Semaphore::new(threads * 2));
+        let output = options.output.clone();
+        let shared = Arc::new(Shared { engine, runtime: Some(runtime), places, output });
+        Ok(Self { options, shared, ticking })
     }
 
-    /// Loads the plugin in `dir` (its `plugin.toml` and component; compiled once, then from the cache) and
-    /// returns its tools, named `plugin.tool`.
-    pub async fn load(&self, _dir: &std::path::Path) -> Result<Vec<Arc<dyn Tool>>, PluginError> {
-        unimplemented!()
+    /// Loads the plugin in `dir` (its `plugin.toml` and component; compiled once, then from the cache).
+    ///
+    /// # Errors
+    /// Whatever is wrong with the manifest, the component, or the tools it lists.
+    pub async fn load(&self, dir: &Path) -> Result<LoadedPlugin, PluginError> {
+        let manifest = Manifest::read(dir)?;
+        let effective = Effective::of(&manifest, &self.options.roots, &self.options.data_dir);
+        effective.create_private_folders()?;
+        let file = dir.join(&manifest.component);
+        let (engine, cache, id) =
+            (self.shared.engine.clone(), self.options.cache_dir.clone(), manifest.id.clone());
+        let path = file.clone();
+        let compiled = tokio::task::spawn_blocking(move || load::load(&engine, &id, &path, &cache))
+            .await
+            .map_err(|error| PluginError::Host(error.to_string()))??;
+
+        let fault = |reason: String| PluginError::Component {
+            plugin: manifest.id.clone(),
+            file: file.clone(),
+            reason,
+            hint: Some(
+                "a plugin exports `chaski:plugin/tool` and imports no more than `host` and WASI 0.2".into(),
+            ),
+        };
+        let mut linker: Linker<State> = Linker::new(&self.shared.engine);
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker)
+            .map_err(|error| fault(load::first_line(&error)))?;
+        Contract::add_to_linker::<State, HostPart>(&mut linker, |state| state)
+            .map_err(|error| fault(load::first_line(&error)))?;
+        let code = linker
+            .instantiate_pre(&compiled.component)
+            .and_then(PluginPre::new)
+            .map_err(|error| fault(load::first_line(&error)))?;
+
+        let plugin = Arc::new(Plugin {
+            id: manifest.id.clone(),
+            manifest: manifest.clone(),
+            effective: effective.clone(),
+            code,
+            places: Arc::new(Semaphore::new(manifest.limits.concurrency)),
+            shared: self.shared.clone(),
+        });
+        let listing = plugin.clone();
+        let listed = self
+            .shared
+            .spawn(async move {
+                let memory = listing.manifest.limits.memory;
+                sandbox::list_tools(&listing.shared.engine, &listing.id, &listing.code, memory, LIST_TIMEOUT)
+                    .await
+            })
+            .await?;
+        let specs = match listed {
+            Ended::Returned(specs) => specs,
+            Ended::Killed(reason) => return Err(PluginError::NoTools { plugin: manifest.id, reason }),
+        };
+        let mut tools: Vec<Arc<dyn Tool>> = Vec::new();
+        for spec in specs {
+            let definition = definition(&manifest, spec)?;
+            tools.push(Arc::new(PluginTool { definition, plugin: plugin.clone() }));
+        }
+        Ok(LoadedPlugin { manifest, effective, digest: compiled.digest, tools })
     }
+}
+
+impl Drop for PluginHost {
+    fn drop(&mut self) {
+        self.ticking.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    async fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, PluginError> {
+        let runtime = self.runtime.as_ref().expect("only `drop` takes the runtime");
+        runtime.spawn(work).await.map_err(|error| PluginError::Host(error.to_string()))
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // The last owner may be a task of another runtime, where waiting is not allowed.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+struct Plugin {
+    id: String,
+    manifest: Manifest,
+    effective: Effective,
+    code: PluginPre<State>,
+    places: Arc<Semaphore>,
+    shared: Arc<Shared>,
+}
+
+/// One tool of a plugin.
+struct PluginTool {
+    definition: ToolDefinition,
+    plugin: Arc<Plugin>,
+}
+
+impl Tool for PluginTool {
+    fn definition(&self) -> &ToolDefinition {
+        &self.definition
+    }
+
+    fn call<'a>(&'a self, arguments: Value, context: CallContext) -> BoxFuture<'a, ToolResult> {
+        let name = self.definition.name.clone();
+        let plugin = self.plugin.clone();
+        Box::pin(async move {
+            let running = plugin.clone();
+            let told = name.clone();
+            let call = async move { running.call(&told, arguments, context).await };
+            plugin.shared.spawn(call).await.unwrap_or_else(|error| {
+                tracing::error!(tool = name, %error, "a call was lost");
+                ToolResult::failed(ToolOutcome::Trapped, format!("The tool `{name}` broke down."))
+            })
+        })
+    }
+}
+
+impl Plugin {
+    async fn call(&self, tool: &str, arguments: Value, context: CallContext) -> ToolResult {
+        if let [root, ..] = &self.effective.missing_roots[..] {
+            let text = format!(
+                "The tool `{tool}` needs the folder `{root}`, which this run does not offer. The operator can \
+                 offer it: `roots: {{ {root}: {{ path: … }} }}` in the workflow, or `--root {root}=PATH`."
+            );
+            return ToolResult::failed(ToolOutcome::Denied, text);
+        }
+        let places = async {
+            let own = self.places.acquire().await;
+            let all = self.shared.places.acquire().await;
+            (own, all)
+        };
+        let Ok(_places) = tokio::time::timeout(QUEUE_TIMEOUT, places).await else {
+            let text = format!("The tool `{tool}` is busy: no place was free within {QUEUE_TIMEOUT:?}.");
+            return ToolResult::failed(ToolOutcome::Overloaded, text);
+        };
+        let (output, name) = (self.shared.output.clone(), tool.to_owned());
+        let call = Call {
+            plugin: &self.id,
+            tool,
+            arguments: arguments.to_string(),
+            call_id: &context.call_id,
+            limits: &self.manifest.limits,
+            timeout: context.timeout,
+            effective: &self.effective,
+            cancel: &context.cancel,
+            observer: Some(Box::new(move |text| output(&name, text))),
+        };
+        sandbox::call(&self.shared.engine, &self.code, call).await
+    }
+}
+
+/// Checks what a plugin says about one tool.
+fn definition(manifest: &Manifest, spec: ToolSpec) -> Result<ToolDefinition, PluginError> {
+    let (shown, _) = crate::tools::result::cut_middle(&spec.name, 80);
+    let fault =
+        |reason: String| PluginError::Tool { plugin: manifest.id.clone(), tool: shown.clone(), reason };
+    let valid_name = spec.name.len() <= 64
+        && spec.name.starts_with(|first: char| first.is_ascii_lowercase())
+        && spec.name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+    if !valid_name {
+        return Err(fault("its name is not of the form `[a-z][a-z0-9_]{0,63}`".into()));
+    }
+    if spec.description.len() > MAX_DESCRIPTION {
+        return Err(fault(format!("its description has more than {MAX_DESCRIPTION} bytes")));
+    }
+    let schema = |text: &str, what: &str| -> Result<Value, PluginError> {
+        if text.len() > MAX_SCHEMA {
+            return Err(fault(format!("its {what} has more than {MAX_SCHEMA} bytes")));
+        }
+        let value: Value =
+            serde_json::from_str(text).map_err(|error| fault(format!("its {what} is no JSON: {error}")))?;
+        jsonschema::validator_for(&value)
+            .map_err(|error| fault(format!("its {what} is no JSON Schema: {error}")))?;
+        Ok(value)
+    };
+    let input_schema = schema(&spec.input_schema, "input schema")?;
+    if input_schema["type"] != "object" {
+        return Err(fault("its input schema is not of `type: object`".into()));
+    }
+    let output_schema = spec.output_schema.map(|text| schema(&text, "output schema")).transpose()?;
+    let effect = match spec.effect {
+        GuestEffect::Pure => Effect::Pure,
+        GuestEffect::Idempotent => Effect::Idempotent,
+        GuestEffect::Effectful => Effect::Effectful,
+    };
+    let weakest = weakest_claim(manifest);
+    if effect < weakest {
+        return Err(fault(format!(
+            "it claims to be {effect:?}, but with what its manifest asks for it is {weakest:?} at least"
+        )));
+    }
+    let name = format!("{}.{}", manifest.id, spec.name);
+    Ok(ToolDefinition { name, description: spec.description, input_schema, output_schema, effect })
 }

@@ -1,1 +1,129 @@
-//! load
+//! A component file to code that can be instantiated, compiled once and then taken from the cache.
+//!
+//! The cache holds native code, so it is trusted like the program itself: its folder belongs to this user
+//! alone, an entry is found by the digest of the component and of the engine's settings, and its own digest is
+//! checked before it is mapped. A plugin's author can never supply an entry.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+use super::error::PluginError;
+
+/// A larger component is a mistake or an attack; CPython with its library has 34 MB.
+const MAX_COMPONENT_BYTES: u64 = 64 << 20;
+
+/// A compiled component.
+pub(super) struct Compiled {
+    pub(super) component: Component,
+    /// SHA-256 of the component file, in hexadecimal.
+    pub(super) digest: String,
+}
+
+/// Compiles the component in `file`, or takes it from `cache_dir`.
+pub(super) fn load(
+    engine: &Engine,
+    plugin: &str,
+    file: &Path,
+    cache_dir: &Path,
+) -> Result<Compiled, PluginError> {
+    let fault = |reason: String| PluginError::Component {
+        plugin: plugin.to_owned(),
+        file: file.to_owned(),
+        reason,
+        hint: Some(format!("`chaski plugin build {plugin}` builds it again")),
+    };
+    let length = std::fs::metadata(file).map_err(|error| fault(error.to_string()))?.len();
+    if length > MAX_COMPONENT_BYTES {
+        return Err(fault(format!("it has {length} bytes, the most is {MAX_COMPONENT_BYTES}")));
+    }
+    let bytes = std::fs::read(file).map_err(|error| fault(error.to_string()))?;
+    let digest = hex(&Sha256::digest(&bytes));
+    let mut settings = DefaultHasher::new();
+    engine.precompile_compatibility_hash().hash(&mut settings);
+    let folder = cache_dir.join("components");
+    private_folder(&folder)?;
+    let entry = folder.join(format!("{digest}-{:016x}.cwasm", settings.finish()));
+    if let Some(component) = cached(engine, &entry) {
+        return Ok(Compiled { component, digest });
+    }
+    tracing::info!(plugin, "compiling the component, once");
+    let component = Component::from_binary(engine, &bytes)
+        .map_err(|error| fault(format!("it is no component that can be run here: {}", first_line(&error))))?;
+    match component.serialize() {
+        Ok(code) => store(&entry, &code),
+        Err(error) => tracing::warn!(plugin, %error, "the compiled component cannot be cached"),
+    }
+    Ok(Compiled { component, digest })
+}
+
+/// The component of a whole, unchanged cache entry.
+fn cached(engine: &Engine, entry: &Path) -> Option<Component> {
+    let expected = std::fs::read_to_string(digest_file(entry)).ok()?;
+    let code = std::fs::read(entry).ok()?;
+    if hex(&Sha256::digest(&code)) != expected.trim() {
+        tracing::warn!(entry = %entry.display(), "a cached component was damaged or changed; it is made again");
+        return None;
+    }
+    // SAFETY: these are bytes that `serialize` wrote: the folder is this user's alone, and the digest beside
+    // the entry is that of what was just read into this process's own memory.
+    #[allow(unsafe_code)]
+    let component = unsafe { Component::deserialize(engine, &code) };
+    component
+        .inspect_err(|error| tracing::warn!(%error, "a cached component does not load; it is made again"))
+        .ok()
+}
+
+/// Writes an entry and its digest. A failure costs time at the next start and nothing else.
+fn store(entry: &Path, code: &[u8]) {
+    let write = |path: &Path, bytes: &[u8]| -> std::io::Result<()> {
+        let mut side = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
+        side.write_all(bytes)?;
+        side.persist(path)?;
+        Ok(())
+    };
+    let digest = hex(&Sha256::digest(code));
+    if let Err(error) = write(entry, code).and_then(|()| write(&digest_file(entry), digest.as_bytes())) {
+        tracing::warn!(entry = %entry.display(), %error, "a compiled component was not cached");
+    }
+}
+
+fn digest_file(entry: &Path) -> PathBuf {
+    entry.with_extension("sha256")
+}
+
+/// Creates `path` for this user alone, and refuses one that others can write to.
+fn private_folder(path: &Path) -> Result<(), PluginError> {
+    let fault = |reason: String| PluginError::Storage {
+        path: path.to_owned(),
+        reason,
+        hint: Some("it holds compiled code: it must belong to you, with mode 0700".into()),
+    };
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path).map_err(|error| fault(format!("cannot be created: {error}")))?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let found = std::fs::symlink_metadata(path).map_err(|error| fault(error.to_string()))?;
+        let own = std::fs::metadata("/proc/self").map(|process| process.uid()).unwrap_or(found.uid());
+        if !found.is_dir() || found.uid() != own || found.mode() & 0o022 != 0 {
+            return Err(fault("is not a folder that only you can write to".into()));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn first_line(error: &wasmtime::Error) -> String {
+    format!("{error:#}").lines().next().unwrap_or_default().to_owned()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

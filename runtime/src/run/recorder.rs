@@ -25,6 +25,11 @@ impl Recorder {
         Self { run, journal, observer, cancel }
     }
 
+    /// The same recorder for a part of the run that `cancel` ends alone.
+    pub fn with_cancel(&self, cancel: CancellationToken) -> Self {
+        Self { cancel, ..self.clone() }
+    }
+
     /// The run's id.
     pub fn run(&self) -> &RunId {
         &self.run

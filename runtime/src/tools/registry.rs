@@ -56,7 +56,8 @@ impl ToolRegistry {
     pub fn grant(&self, patterns: &[String]) -> Result<ToolSet, UnknownTool> {
         let mut granted: Vec<Arc<dyn Tool>> = Vec::new();
         for pattern in patterns {
-            let mut fits = self.tools.values().filter(|tool| matches(pattern, &tool.definition().name)).peekable();
+            let mut fits =
+                self.tools.values().filter(|tool| matches(pattern, &tool.definition().name)).peekable();
             if fits.peek().is_none() {
                 return Err(self.unknown(pattern));
             }

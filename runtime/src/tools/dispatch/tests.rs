@@ -102,5 +102,10 @@ fn a_panic_ends_the_call_alone() {
 
 #[test]
 fn a_tool_that_hangs_is_given_up() {
-    check("math.add", json!({"a": 1}), ToolOutcome::Timeout, "The tool `math.add` did not answer within 5ms.");
+    check(
+        "math.add",
+        json!({"a": 1}),
+        ToolOutcome::Timeout,
+        "The tool `math.add` did not answer within 5ms.",
+    );
 }

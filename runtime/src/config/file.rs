@@ -1,0 +1,267 @@
+//! One settings file, read strictly: every key is known, every value has its type, or there is an error
+//! with file and line.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::{ConfigError, RemoteModel};
+use crate::suggest::closest;
+
+/// Keys of the top level.
+const KEYS: [&str; 6] = ["model", "data_dir", "cache_dir", "models_dir", "plugins_dir", "models"];
+
+/// The keys among them that a project may set.
+const PROJECT_KEYS: [&str; 1] = ["model"];
+
+/// Keys of a `[models.NAME]` table.
+const MODEL_KEYS: [&str; 4] = ["base_url", "model", "api_key_env", "context"];
+
+/// The variable that holds the key of a remote model unless its table names another.
+const DEFAULT_KEY_VARIABLE: &str = "OPENAI_API_KEY";
+
+/// Larger files are refused: settings are a page of text.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// Whose file it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The user's own.
+    User,
+    /// One that came with a project.
+    Project,
+}
+
+/// What one file sets.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FileSettings {
+    /// The model when nothing names one.
+    pub model: Option<String>,
+    /// See [`super::Config`].
+    pub data_dir: Option<PathBuf>,
+    /// See [`super::Config`].
+    pub cache_dir: Option<PathBuf>,
+    /// See [`super::Config`].
+    pub models_dir: Option<PathBuf>,
+    /// See [`super::Config`].
+    pub plugins_dir: Option<PathBuf>,
+    /// Remote models by name.
+    pub models: BTreeMap<String, RemoteModel>,
+}
+
+impl FileSettings {
+    /// What the file at `path` sets: nothing if there is none.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with the line; `user_file` is named where a project's key belongs there.
+    pub fn read(path: &Path, scope: Scope, user_file: &Path) -> Result<Self, ConfigError> {
+        let unreadable = |reason: String| ConfigError::Read { path: path.to_owned(), reason };
+        match std::fs::metadata(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(unreadable(error.to_string())),
+            Ok(metadata) if metadata.len() > MAX_BYTES => {
+                return Err(unreadable(format!(
+                    "it has {} bytes, at most {MAX_BYTES} are read",
+                    metadata.len()
+                )));
+            }
+            Ok(_) => {}
+        }
+        let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
+        Reader { path, text: &text, scope, user_file }.read()
+    }
+}
+
+/// Where the reader is, for errors.
+struct Reader<'a> {
+    path: &'a Path,
+    text: &'a str,
+    scope: Scope,
+    user_file: &'a Path,
+}
+
+impl Reader<'_> {
+    fn read(&self) -> Result<FileSettings, ConfigError> {
+        let table = DeTable::parse(self.text).map_err(|error| ConfigError::Syntax {
+            path: self.path.to_owned(),
+            line: self.line(error.span().map_or(0, |span| span.start)),
+            reason: error.message().to_owned(),
+        })?;
+        let mut settings = FileSettings::default();
+        for (key, value) in table.get_ref() {
+            let name = key.get_ref().as_ref();
+            let at = key.span().start;
+            if !KEYS.contains(&name) {
+                return Err(self.unknown(at, "", name, &KEYS));
+            }
+            if self.scope == Scope::Project && !PROJECT_KEYS.contains(&name) {
+                return Err(ConfigError::NotInProject {
+                    path: self.path.to_owned(),
+                    line: self.line(at),
+                    key: name.to_owned(),
+                    user_file: self.user_file.to_owned(),
+                });
+            }
+            match name {
+                "model" => settings.model = Some(self.text_of(name, value)?),
+                "data_dir" => settings.data_dir = Some(self.folder(name, value)?),
+                "cache_dir" => settings.cache_dir = Some(self.folder(name, value)?),
+                "models_dir" => settings.models_dir = Some(self.folder(name, value)?),
+                "plugins_dir" => settings.plugins_dir = Some(self.folder(name, value)?),
+                _ => settings.models = self.models(value)?,
+            }
+        }
+        if self.scope == Scope::Project {
+            settings.model = settings.model.map(|model| self.beside_project(model));
+        }
+        Ok(settings)
+    }
+
+    /// `[models.NAME]` tables.
+    fn models(&self, value: &Spanned<DeValue<'_>>) -> Result<BTreeMap<String, RemoteModel>, ConfigError> {
+        let table = value
+            .get_ref()
+            .as_table()
+            .ok_or_else(|| self.wrong("models", value, "must hold tables `[models.NAME]`"))?;
+        table
+            .iter()
+            .map(|(name, value)| {
+                let name = name.get_ref().to_string();
+                self.remote_model(&name, value).map(|model| (name, model))
+            })
+            .collect()
+    }
+
+    fn remote_model(&self, name: &str, value: &Spanned<DeValue<'_>>) -> Result<RemoteModel, ConfigError> {
+        let prefix = format!("models.{name}");
+        let Some(table) = value.get_ref().as_table() else {
+            return Err(self.wrong(&prefix, value, "must be a table with `base_url` and `model`"));
+        };
+        let (mut base_url, mut model, mut api_key_env, mut context) = (None, None, None, None);
+        for (key, value) in table {
+            let field = key.get_ref().as_ref();
+            let full = format!("{prefix}.{field}");
+            match field {
+                "base_url" => base_url = Some(self.endpoint(&full, value)?),
+                "model" => model = Some(self.text_of(&full, value)?),
+                "api_key_env" => api_key_env = Some(self.variable(&full, value)?),
+                "context" => context = Some(self.count(&full, value)?),
+                _ => return Err(self.unknown(key.span().start, &format!("{prefix}."), field, &MODEL_KEYS)),
+            }
+        }
+        Ok(RemoteModel {
+            base_url: base_url.ok_or_else(|| self.wrong(&prefix, value, "needs `base_url`"))?,
+            model: model
+                .ok_or_else(|| self.wrong(&prefix, value, "needs `model`, the name at that endpoint"))?,
+            api_key_env: api_key_env.unwrap_or_else(|| DEFAULT_KEY_VARIABLE.to_owned()),
+            context,
+        })
+    }
+
+    fn text_of(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<String, ConfigError> {
+        match value.get_ref().as_str() {
+            Some(text) if !text.trim().is_empty() => Ok(text.to_owned()),
+            _ => Err(self.wrong(key, value, "must be text that is not empty")),
+        }
+    }
+
+    /// A folder; `~/` is the home directory, and anything else must be absolute, since the file's reader may
+    /// start anywhere.
+    fn folder(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<PathBuf, ConfigError> {
+        let text = self.text_of(key, value)?;
+        let path = match text.strip_prefix("~/") {
+            Some(rest) => {
+                etcetera::home_dir().map_err(|error| ConfigError::NoHome(error.to_string()))?.join(rest)
+            }
+            None => PathBuf::from(&text),
+        };
+        if path.is_absolute() {
+            Ok(path)
+        } else {
+            Err(self.wrong(key, value, "must be absolute or begin with `~/`"))
+        }
+    }
+
+    /// A base URL: TLS, but for this machine.
+    fn endpoint(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<String, ConfigError> {
+        let text = self.text_of(key, value)?;
+        let url = reqwest::Url::parse(&text)
+            .map_err(|error| self.wrong(key, value, &format!("must be a URL: {error}")))?;
+        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+            return Err(self.wrong(
+                key,
+                value,
+                "must begin with `https://` (or `http://` inside your network)",
+            ));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(self.wrong(
+                key,
+                value,
+                "must not hold credentials; name a variable in `api_key_env`",
+            ));
+        }
+        Ok(text.trim_end_matches('/').to_owned())
+    }
+
+    /// The name of an environment variable: letters, digits and `_`, so that a pasted key is caught.
+    fn variable(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<String, ConfigError> {
+        let text = self.text_of(key, value)?;
+        let fits = text.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+            && !text.starts_with(|c: char| c.is_ascii_digit());
+        if fits {
+            Ok(text)
+        } else {
+            // The value may be a secret: it is not repeated.
+            Err(self.wrong(
+                key,
+                value,
+                "must be the NAME of an environment variable (A-Z, 0-9, _), never a key",
+            ))
+        }
+    }
+
+    fn count(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<usize, ConfigError> {
+        let number = value.get_ref().as_integer().and_then(|integer| {
+            let digits = integer.as_str();
+            usize::from_str_radix(digits, integer.radix()).ok().filter(|number| *number > 0)
+        });
+        number.ok_or_else(|| self.wrong(key, value, "must be a whole number of tokens above 0"))
+    }
+
+    /// A model given as a path is meant from the project's folder, not from where chaski was started.
+    fn beside_project(&self, model: String) -> String {
+        let project = self.path.parent().and_then(Path::parent);
+        match project {
+            Some(project) if model.ends_with(".gguf") => project.join(model).to_string_lossy().into_owned(),
+            _ => model,
+        }
+    }
+
+    fn unknown(&self, at: usize, prefix: &str, key: &str, known: &[&str]) -> ConfigError {
+        ConfigError::UnknownKey {
+            path: self.path.to_owned(),
+            line: self.line(at),
+            key: format!("{prefix}{key}"),
+            suggestion: closest(key, known.iter().copied()).map(str::to_owned),
+            known: known.iter().map(|&name| name.to_owned()).collect(),
+        }
+    }
+
+    fn wrong(&self, key: &str, value: &Spanned<DeValue<'_>>, reason: &str) -> ConfigError {
+        ConfigError::Value {
+            path: self.path.to_owned(),
+            line: self.line(value.span().start),
+            key: key.to_owned(),
+            reason: reason.to_owned(),
+        }
+    }
+
+    /// The line, from 1, of the byte at `offset`.
+    fn line(&self, offset: usize) -> usize {
+        self.text.bytes().take(offset).filter(|&byte| byte == b'\n').count() + 1
+    }
+}

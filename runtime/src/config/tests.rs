@@ -1,0 +1,179 @@
+use super::*;
+
+/// A home and a project in a temporary folder.
+struct World {
+    root: tempfile::TempDir,
+    variables: HashMap<String, String>,
+    flags: GlobalFlags,
+}
+
+impl World {
+    fn new() -> Self {
+        let root = tempfile::tempdir().expect("a temporary folder");
+        fs::create_dir_all(root.path().join("project/.chaski")).expect("a project");
+        fs::create_dir_all(root.path().join("project/src/deep")).expect("a folder in it");
+        fs::create_dir_all(root.path().join("home")).expect("a home");
+        Self { root, variables: HashMap::new(), flags: GlobalFlags::default() }
+    }
+
+    fn user(self, text: &str) -> Self {
+        fs::write(self.root.path().join("home/config.toml"), text).expect("the user's file");
+        self
+    }
+
+    fn project(self, text: &str) -> Self {
+        fs::write(self.root.path().join("project/.chaski/config.toml"), text).expect("the project's file");
+        self
+    }
+
+    fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.insert(name.into(), value.into());
+        self
+    }
+
+    fn resolve(&self) -> Result<Config, ConfigError> {
+        let root = self.root.path();
+        let surroundings = Surroundings {
+            variables: self.variables.clone(),
+            working_dir: root.join("project/src/deep"),
+            user_file: root.join("home/config.toml"),
+            default_data_dir: root.join("data"),
+            default_cache_dir: root.join("cache"),
+        };
+        Config::resolve(&self.flags, &surroundings)
+    }
+
+    /// The error and its hint as a user sees them, with the temporary folder cut out.
+    #[track_caller]
+    fn complaint(&self) -> String {
+        let error = self.resolve().expect_err("these settings are wrong");
+        let text = format!("{error}\nhint: {}", error.hint().unwrap_or_default());
+        text.replace(&self.root.path().display().to_string(), "ROOT")
+    }
+}
+
+#[test]
+fn without_files_everything_has_a_default() {
+    let world = World::new();
+    let config = world.resolve().expect("defaults");
+    assert_eq!(config.model, DEFAULT_MODEL);
+    assert_eq!(config.models_dir, world.root.path().join("data/models"));
+    assert!(config.models.is_empty());
+}
+
+#[test]
+fn a_flag_wins_over_all() {
+    let mut world =
+        World::new().user("model = 'user'").project("model = 'project'").variable("CHASKI_MODEL", "env");
+    world.flags.model = Some("flag".into());
+    assert_eq!(world.resolve().expect("valid").model, "flag");
+}
+
+#[test]
+fn a_variable_wins_over_files() {
+    let world =
+        World::new().user("model = 'user'").project("model = 'project'").variable("CHASKI_MODEL", "env");
+    assert_eq!(world.resolve().expect("valid").model, "env");
+}
+
+#[test]
+fn a_project_above_the_working_directory_wins_over_the_user() {
+    let world = World::new().user("model = 'user'").project("model = 'project'");
+    assert_eq!(world.resolve().expect("valid").model, "project");
+}
+
+#[test]
+fn a_model_file_named_by_a_project_is_meant_from_its_folder() {
+    let world = World::new().project("model = 'weights/m.gguf'");
+    let expected = world.root.path().join("project/weights/m.gguf");
+    assert_eq!(world.resolve().expect("valid").model, expected.to_string_lossy());
+}
+
+#[test]
+fn the_user_may_define_remote_models() {
+    let world = World::new().user(
+        "[models.big]\nbase_url = 'https://llm.example/v1/'\nmodel = 'llama'\ncontext = 8_192\n\
+         [models.lab]\nbase_url = 'http://127.0.0.1:8000/v1'\nmodel = 'm'\napi_key_env = 'LAB_KEY'\n",
+    );
+    let models = world.resolve().expect("valid").models;
+    let big = &models["big"];
+    assert_eq!((big.base_url.as_str(), big.context), ("https://llm.example/v1", Some(8192)));
+    assert_eq!(big.api_key_env, "OPENAI_API_KEY");
+    assert_eq!(models["lab"].api_key_env, "LAB_KEY");
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_line_and_a_suggestion() {
+    insta::assert_snapshot!(World::new().user("# mine\nmodle = 'x'\n").complaint(), @r"
+    `ROOT/home/config.toml` has an unknown key
+      line 2: `modle`
+    hint: did you mean `model`?
+    ");
+}
+
+#[test]
+fn an_unknown_key_of_a_model_is_named_too() {
+    insta::assert_snapshot!(World::new().user("[models.a]\nbase_url='https://a'\nkey='x'\n").complaint(), @r"
+    `ROOT/home/config.toml` has an unknown key
+      line 3: `models.a.key`
+    hint: known here: `base_url`, `model`, `api_key_env`, `context`
+    ");
+}
+
+#[test]
+fn a_project_cannot_redirect_prompts() {
+    insta::assert_snapshot!(World::new().project("[models.big]\nbase_url = 'https://evil.example'\n").complaint(), @r"
+    `ROOT/project/.chaski/config.toml` sets what a project may not set
+      line 1: `models`
+    hint: a cloned repository must not redirect prompts or files; move `models` to `ROOT/home/config.toml`
+    ");
+}
+
+#[test]
+fn a_project_cannot_move_folders() {
+    let complaint = World::new().project("data_dir = '/tmp/x'\n").complaint();
+    assert!(complaint.contains("line 1: `data_dir`"), "{complaint}");
+}
+
+#[test]
+fn broken_toml_is_named_with_its_line() {
+    let complaint = World::new().user("model = 'a'\n\n[models\n").complaint();
+    assert!(complaint.starts_with("`ROOT/home/config.toml` is not valid TOML\n  line 3: "), "{complaint}");
+}
+
+#[test]
+fn a_pasted_key_is_refused_and_not_repeated() {
+    let complaint = World::new()
+        .user("[models.a]\nbase_url='https://a'\nmodel='m'\napi_key_env='sk-12345'\n")
+        .complaint();
+    assert!(complaint.contains("line 4: `models.a.api_key_env` must be the NAME"), "{complaint}");
+    assert!(!complaint.contains("sk-12345"), "{complaint}");
+}
+
+#[test]
+fn credentials_in_a_url_are_refused() {
+    let complaint = World::new().user("[models.a]\nbase_url='https://u:p@a/v1'\nmodel='m'\n").complaint();
+    assert!(complaint.contains("must not hold credentials"), "{complaint}");
+}
+
+#[test]
+fn an_empty_variable_is_refused() {
+    let complaint = World::new().variable("CHASKI_DATA_DIR", "").complaint();
+    assert!(complaint.starts_with("`CHASKI_DATA_DIR` is set but empty"), "{complaint}");
+}
+
+#[test]
+fn a_relative_folder_in_a_file_is_refused() {
+    let complaint = World::new().user("data_dir = 'here'\n").complaint();
+    assert!(complaint.contains("must be absolute or begin with `~/`"), "{complaint}");
+}
+
+#[cfg(unix)]
+#[test]
+fn folders_are_closed_to_other_users() {
+    use std::os::unix::fs::PermissionsExt;
+    let root = tempfile::tempdir().expect("a temporary folder");
+    let dir = root.path().join("a/b");
+    create_private(&dir).expect("created");
+    assert_eq!(fs::metadata(&dir).expect("there").permissions().mode() & 0o777, 0o700);
+}
