@@ -1,0 +1,1 @@
+"""A small rate limiter for an HTTP service."""
