@@ -97,7 +97,7 @@ pub struct Sampling {
     pub min_p: f32,
     /// Divides (or multiplies, if negative) the logits of tokens seen in the last 64; 1 changes nothing.
     pub repetition_penalty: f32,
-    /// The same seed, model and request give the same tokens.
+    /// The same seed, model, request and state of the KV cache give the same tokens.
     pub seed: u64,
 }
 

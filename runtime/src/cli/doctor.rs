@@ -69,7 +69,7 @@ fn examine(config: &Config) -> Report {
         plugins: plugins::installed(&config.plugins_dir)
             .map(|found| found.into_iter().map(|plugin| plugin.id).collect())
             .map_err(|error| error.to_string()),
-        python: output("python3", &["-m", "pip", "--version"]),
+        python: output("python3", &["-I", "-m", "pip", "--version"]),
         wasm_target: crate::plugins::build::has_wasm_target(),
     }
 }

@@ -23,6 +23,8 @@ pub(super) async fn fetch(
         .args(["-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--retries", "5", "--dest"])
         .arg(folder.path())
         .arg(format!("{package}=={version}"))
+        // Python looks for modules where it starts: not in a folder that someone else wrote.
+        .current_dir(folder.path())
         .stdin(Stdio::null())
         .kill_on_drop(true);
     // pip shows its own progress bar, on standard output; ours is kept for data.

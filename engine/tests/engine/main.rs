@@ -1,0 +1,6 @@
+//! The engine as others see it. One program, because each would link all of candle again.
+
+mod tiny;
+mod parity;
+mod malformed;
+mod smollm2;
