@@ -2,6 +2,8 @@
 //!
 //! Needs no model, no network and no plugin. With the tools at hand, their names and arguments are checked too.
 
+mod values;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -29,6 +31,7 @@ pub fn check(workflow: &Workflow, tools: Option<&ToolRegistry>) -> Result<Plan, 
     let mut check = Check { workflow, folder, tools, templates: Templates::default(), faults: Vec::new() };
     check.inputs();
     check.roots();
+    check.sampling("sampling", &workflow.spec.sampling);
     let instructions = check.agents();
     let needs = check.order();
     let shapes = check.steps(&needs);
@@ -77,6 +80,9 @@ impl Check<'_> {
     fn inputs(&mut self) {
         for (name, InputSpec { kind, default, allowed, .. }) in self.workflow.spec.inputs.iter() {
             let part = format!("input `{}`", name.value);
+            if !is_identifier(&name.value) {
+                self.fault(&part, name.position, format!("an input's name {IDENTIFIER}"));
+            }
             for value in default.iter().chain(allowed.iter().flatten()) {
                 match value.value.constant() {
                     Some(constant) if fits(*kind, &constant) => {}
@@ -133,6 +139,7 @@ impl Check<'_> {
             for tool in &agent.tools {
                 self.tool(&part, tool);
             }
+            self.sampling(&part, &agent.sampling);
             let limits = &agent.limits;
             for (key, count) in
                 [("turns", limits.turns), ("tokens", limits.tokens), ("reply_tokens", limits.reply_tokens)]
@@ -168,10 +175,8 @@ impl Check<'_> {
         }
         for (index, step) in steps.iter().enumerate() {
             let part = format!("step `{}`", step.id.value);
-            let valid =
-                step.id.value.chars().all(|letter| letter.is_ascii_alphanumeric() || "_-".contains(letter));
-            if !valid || step.id.value.is_empty() {
-                self.fault(&part, step.id.position, "a step's id has letters, digits, `_` and `-`");
+            if !is_identifier(&step.id.value) {
+                self.fault(&part, step.id.position, format!("a step's id {IDENTIFIER}"));
             }
             if steps[..index].iter().any(|before| before.id.value == step.id.value) {
                 self.fault(&part, step.id.position, "another step has this id already");
@@ -296,7 +301,10 @@ impl Check<'_> {
             );
         }
         let Some(found) = self.tools.and_then(|tools| tools.get(&tool.value).ok()) else { return };
-        let schema = found.definition().input_schema.clone();
+        let definition = found.definition().clone();
+        self.constants(part, step, &definition);
+        self.repetition(part, step, &definition);
+        let schema = definition.input_schema;
         let given = step.with.as_ref();
         let properties = schema["properties"].as_object().cloned().unwrap_or_default();
         for (key, _) in given.iter().flat_map(|with| with.iter()) {
@@ -382,6 +390,7 @@ impl Check<'_> {
         let used = match self.templates.names(text) {
             Ok(used) => used,
             Err(error) => {
+                let position = self.within(position, error.line);
                 self.faults.push(Fault { hint: error.hint, ..Fault::new(part, position, error.message) });
                 return;
             }
@@ -418,11 +427,44 @@ impl Check<'_> {
                         .map(|name| format!("did you mean `steps.{name}`?"));
                     (message, meant.unwrap_or_else(|| "a step sees those that it waits for".into()))
                 }
+                ("steps", Some(_)) => match parts.next() {
+                    Some(field) if !STEP_FIELDS.contains(&field) => {
+                        let message = format!("a step has `output` and `state`, and no `{field}`");
+                        let meant = closest(field, STEP_FIELDS).unwrap_or("output");
+                        (message, format!("did you mean `{meant}`?"))
+                    }
+                    _ => continue,
+                },
+                ("run", Some(field)) if field != "id" => {
+                    (format!("a run has an `id`, and no `{field}`"), "write `run.id`".into())
+                }
                 _ => continue,
             };
             self.faults.push(Fault::new(part, position, message).with_hint(hint));
         }
     }
+
+    /// The place of line `line` of the text that begins at `position`, where the file's lines are the text's: in
+    /// a block that `|` opens. Elsewhere they are not, and the text's own place has to do.
+    fn within(&self, position: Position, line: usize) -> Position {
+        let opening = self.workflow.text.lines().nth(position.line.saturating_sub(2)).unwrap_or_default();
+        match opening.split_whitespace().last() {
+            Some(mark) if mark.starts_with('|') => Position { line: position.line + line - 1, ..position },
+            _ => position,
+        }
+    }
+}
+
+/// What [`is_identifier`] asks for, to go behind the name of the thing.
+const IDENTIFIER: &str = "has letters, digits and `_`, and begins with a letter";
+
+/// What an expression can read of a step.
+const STEP_FIELDS: [&str; 2] = ["output", "state"];
+
+/// Whether expressions can use `name` behind a dot: `steps.my-step` would be a subtraction.
+fn is_identifier(name: &str) -> bool {
+    name.starts_with(|first: char| first.is_ascii_alphabetic())
+        && name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
 }
 
 /// All steps that `step` waits for, directly or not.

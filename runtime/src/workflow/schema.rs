@@ -250,7 +250,7 @@ pub struct LimitsSpec {
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WorkflowStep {
-    /// Its name in expressions and in the log: letters, digits, `_` and `-`.
+    /// Its name in expressions and in the log: letters, digits and `_`, a letter first.
     pub id: At<String>,
     /// The steps that must have ended before it; if left out, the one before it. `[]` waits for none.
     #[serde(default)]

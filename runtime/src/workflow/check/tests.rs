@@ -23,7 +23,7 @@ impl Tool for Named {
 
 fn tools() -> ToolRegistry {
     let mut registry = ToolRegistry::default();
-    for name in ["git.diff", "git.log", "workspace.read"] {
+    for name in ["git.diff", "git.log", "git.push", "workspace.read"] {
         registry.insert(Arc::new(Named(ToolDefinition {
             name: name.into(),
             description: "For tests.".into(),
@@ -34,7 +34,7 @@ fn tools() -> ToolRegistry {
                 "additionalProperties": false,
             }),
             output_schema: None,
-            effect: Effect::Pure,
+            effect: if name == "git.push" { Effect::Effectful } else { Effect::Pure },
         })));
     }
     registry
@@ -201,7 +201,11 @@ fn a_step_has_an_id_of_its_own() {
     );
     check(
         "steps: [{ id: a b, tool: git.log, with: { path: x } }]",
-        &["a step's id has letters, digits, `_` and `-`"],
+        &["a step's id has letters, digits and `_`, and begins with a letter"],
+    );
+    check(
+        "steps: [{ id: a-b, tool: git.log, with: { path: x } }]",
+        &["a step's id has letters, digits and `_`, and begins with a letter"],
     );
 }
 
@@ -405,4 +409,74 @@ fn roots_are_folders_with_plain_names() {
 fn an_expression_that_cannot_work_is_found_without_a_run() {
     let step = |path: &str| format!("steps: [{{ id: a, tool: git.log, with: {{ path: \"{path}\" }} }}]");
     check(&step("{{ run.id | lowr }}"), &["there is no filter `lowr`", "did you mean `lower`?"]);
+}
+
+#[test]
+fn a_step_has_an_output_and_a_state() {
+    let step = |text: &str| {
+        format!(
+            "steps: [{{ id: a, tool: git.log, with: {{ path: x }} }}, \
+             {{ id: b, tool: git.log, with: {{ path: '{text}' }} }}]"
+        )
+    };
+    check(&step("{{ steps.a.output.x }} {{ steps.a.state }} {{ steps.a }}"), &[]);
+    check(
+        &step("{{ steps.a.outptu.x }}"),
+        &["a step has `output` and `state`, and no `outptu`", "did you mean `output`?"],
+    );
+    check(&step("{{ run.name }}"), &["a run has an `id`, and no `name`", "write `run.id`"]);
+}
+
+#[test]
+fn constant_arguments_fit_the_schema_of_the_tool() {
+    let step = |with: &str| format!("steps: [{{ id: a, tool: git.log, with: {{ {with} }} }}]");
+    check(&step("path: x, lines: '{{ 1 }}'"), &[]);
+    check(&step("path: x, lines: many"), &[r#"`lines`: "many" is not of type "integer""#]);
+}
+
+#[test]
+fn sampling_has_its_ranges() {
+    let agent = |sampling: &str| {
+        format!(
+            "agents: {{ a: {{ sampling: {{ {sampling} }} }} }}\nsteps: [{{ id: a, agent: a, prompt: x }}]"
+        )
+    };
+    check(&agent("temperature: 0.7, top_p: 1, min_p: 0, repetition_penalty: 1.1, top_k: 0, seed: 3"), &[]);
+    check(&agent("temperature: -1"), &["`temperature` is -1, it must be at least 0"]);
+    check(&agent("top_p: 0"), &["`top_p` is 0, it must be above 0 and at most 1"]);
+    check(&agent("min_p: 1"), &["`min_p` is 1, it must be at least 0 and below 1"]);
+    check(
+        "sampling: { repetition_penalty: 0 }\nsteps: [{ id: a, tool: git.log, with: { path: x } }]",
+        &["`repetition_penalty` is 0, it must be above 0"],
+    );
+}
+
+#[test]
+fn a_call_that_changes_something_is_not_repeated() {
+    check(
+        "steps: [{ id: a, tool: git.push, with: { path: x }, retry: { max: 1 } }]",
+        &[
+            "`git.push` may change something each time it is called",
+            "a call that failed may have worked: leave `retry` out",
+        ],
+    );
+}
+
+#[test]
+fn a_fault_in_a_block_of_text_shows_its_own_line() {
+    let yaml = "
+agents: { a: {} }
+steps:
+  - id: a
+    agent: a
+    prompt: |
+      First line.
+      {{ run. }}
+";
+    insta::assert_snapshot!(shown(yaml), @r"
+    workflow `test.yaml` is not valid
+      step `a` (line 10, column 7): expression `{{ run. }}` does not parse: unexpected end of variable block, expected identifier or integer
+        10 |       {{ run. }}
+           |       ^
+    ");
 }

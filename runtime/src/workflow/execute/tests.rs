@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use serde_json::json;
@@ -12,7 +13,7 @@ use super::*;
 use crate::agent::scripted_model::{ScriptedModel, ScriptedReply};
 use crate::run::event::LiveEvent;
 use crate::run::journal::Journal;
-use crate::tools::{Effect, Tool, ToolDefinition, ToolOutcome, ToolResult};
+use crate::tools::{CallContext, Effect, Tool, ToolDefinition, ToolOutcome, ToolResult};
 use crate::workflow::Workflow;
 
 /// Longest that a run here may take; one that waits for itself fails its test instead of hanging it.
@@ -52,7 +53,7 @@ fn tool<Answer: Future<Output = ToolResult> + Send + 'static>(
     Arc::new(TestTool { definition, behaviour })
 }
 
-/// `test.echo` answers its `value`, `test.say` in text, `test.fail` says no, `test.flaky` says no `failures`
+/// `test.echo` answers its `value`, `test.say` in text, `test.cut` in part, `test.fail` says no, `test.flaky` says no `failures`
 /// times, `test.hang` waits for the run's end, `test.queue` answers once `after` other calls of it have.
 fn tools() -> ToolRegistry {
     let calls = AtomicU64::new(0);
@@ -60,6 +61,7 @@ fn tools() -> ToolRegistry {
     let mut registry = ToolRegistry::default();
     registry.insert(tool("test.echo", async |arguments, _| ToolResult::json(arguments["value"].clone())));
     registry.insert(tool("test.say", async |_, _| ToolResult::ok("some text")));
+    registry.insert(tool("test.cut", async |_, _| ToolResult { truncated: true, ..ToolResult::ok("some") }));
     registry.insert(tool("test.fail", async |_, _| ToolResult::failed(ToolOutcome::Error, "no such file")));
     registry.insert(tool("test.hang", async |_, context| {
         context.cancel.cancelled().await;
@@ -389,6 +391,10 @@ fn a_model_that_fails_fails_the_run() {
 
 #[test]
 fn an_output_without_a_value_fails_the_run() {
-    run("steps: [{ id: a, tool: test.say }]\noutputs: { a: '{{ steps.a.output.findings }}' }")
-        .ends(FinalState::Failed, "`steps.a.output.findings` has no value: there is no `findings`");
+    run("steps: [{ id: a, tool: test.say }]\noutputs: { a: '{{ steps.a.output.findings }}' }").ends(
+        FinalState::Failed,
+        "output `a`: `steps.a.output.findings` has no value: there is no `findings`",
+    );
 }
+
+mod endings;
