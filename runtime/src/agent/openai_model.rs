@@ -1,27 +1,31 @@
 //! A remote model behind the OpenAI protocol.
 //!
 //! The request is built as JSON, so that fields which only some servers know can be left out; the client, its
-//! retries and its stream are async-openai's. Tool names with a dot are not allowed there: `workspace.read`
-//! travels as `workspace__read`. The key is read from the environment and appears nowhere else.
+//! retries (three, on 429 and 5xx, as `Retry-After` asks) and its stream are async-openai's. Tool names with a
+//! dot are not allowed there: `workspace.read` travels as `workspace__read`.
+//!
+//! Invariant: the key is read from the environment, goes to the configured endpoint, and appears nowhere else;
+//! what the protocol cannot say is refused, never left out.
 
-use std::collections::BTreeMap;
+mod growing;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use async_openai::Client;
 use async_openai::config::OpenAIConfig;
 use async_openai::error::OpenAIError;
-use async_openai::types::chat::{
-    CreateChatCompletionRequest, CreateChatCompletionStreamResponse, FinishReason as Wire,
-};
-use chaski_engine::{
-    FinishReason, GenerateRequest, Message, OutputFormat, Prompt, Role, Timings, ToolCall, ToolChoice, Usage,
-};
+use async_openai::types::chat::CreateChatCompletionRequest;
+use chaski_engine::{GenerateRequest, Message, OutputFormat, Prompt, Role, Sampling, ToolChoice};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use self::growing::Growing;
 use super::model::{ChatModel, ModelError, ModelReply, ReplyDelta};
 use crate::config::RemoteModel;
+use crate::tools::result::cut_middle;
 
 /// Context of a remote model whose configuration does not say.
 const DEFAULT_CONTEXT: usize = 8192;
@@ -29,12 +33,22 @@ const DEFAULT_CONTEXT: usize = 8192;
 const BYTES_PER_TOKEN: usize = 3;
 /// What stands for the dot in a tool's name.
 const DOT: &str = "__";
+/// Longest name of a tool in the protocol.
+const MAX_NAME_BYTES: usize = 64;
+/// Time to reach the endpoint.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time without a byte from it: a busy server may think for long before its first token.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// Bytes of an endpoint's own words in an error: a proxy may answer with a whole page.
+const MAX_TOLD_BYTES: usize = 400;
 
 /// A model behind an OpenAI-compatible endpoint.
 pub struct OpenAiModel {
     name: String,
     remote: RemoteModel,
     client: Client<OpenAIConfig>,
+    /// To keep it out of what the endpoint says about it.
+    key: String,
 }
 
 impl OpenAiModel {
@@ -42,53 +56,89 @@ impl OpenAiModel {
     ///
     /// # Errors
     /// [`ModelError::Remote`] when the variable that should hold the key is not set, unless the endpoint is on
-    /// this machine, where servers often ask for none.
+    /// this machine, where servers often ask for none; and when it holds what cannot be a key.
     pub fn from_config(name: &str, remote: &RemoteModel) -> Result<Self, ModelError> {
+        let fault = |reason: String| ModelError::Remote {
+            model: remote.model.clone(),
+            endpoint: without_credentials(&remote.base_url),
+            reason,
+        };
         let local = ["http://127.0.0.1", "http://localhost", "http://[::1]"];
-        let key = match std::env::var(&remote.api_key_env) {
-            Ok(key) => key,
+        let variable = &remote.api_key_env;
+        let key = match std::env::var(variable) {
+            Ok(key) => key.trim().to_owned(),
             Err(_) if local.iter().any(|start| remote.base_url.starts_with(start)) => String::new(),
             Err(_) => {
-                return Err(ModelError::Remote {
-                    model: remote.model.clone(),
-                    endpoint: remote.base_url.clone(),
-                    reason: format!(
-                        "the variable `{}`, which should hold the key, is not set",
-                        remote.api_key_env
-                    ),
-                });
+                return Err(fault(format!(
+                    "the variable `{variable}`, which should hold the key, is not set"
+                )));
             }
         };
-        let config = OpenAIConfig::new().with_api_base(&remote.base_url).with_api_key(key);
-        Ok(Self { name: name.to_owned(), remote: remote.clone(), client: Client::with_config(config) })
+        if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(fault(format!("the variable `{variable}` holds characters that no key has")));
+        }
+        // A redirect would carry the key and the conversation elsewhere.
+        let http = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(IDLE_TIMEOUT)
+            .build()
+            .map_err(|error| fault(format!("no HTTPS client: {error}")))?;
+        // Organisation and project of the environment belong to another endpoint.
+        let config = OpenAIConfig::new()
+            .with_api_base(remote.base_url.trim_end_matches('/'))
+            .with_api_key(key.clone())
+            .with_org_id("")
+            .with_project_id("");
+        Ok(Self { name: name.to_owned(), remote: remote.clone(), client: Client::build(http, config), key })
     }
 
     fn fault(&self, reason: impl Into<String>) -> ModelError {
         ModelError::Remote {
             model: self.remote.model.clone(),
-            endpoint: self.remote.base_url.clone(),
+            endpoint: without_credentials(&self.remote.base_url),
             reason: reason.into(),
         }
+    }
+
+    /// What the endpoint said, cut to size and without the key.
+    fn told(&self, error: &OpenAIError) -> ModelError {
+        let said = match error {
+            OpenAIError::ApiError(answer) => format!("{}: {}", answer.status_code, answer.api_error.message),
+            OpenAIError::JSONDeserialize(_, content) => {
+                format!("an answer that is not of the protocol: {content}")
+            }
+            other => with_causes(other),
+        };
+        let said = if self.key.is_empty() { said } else { said.replace(&self.key, "[key]") };
+        self.fault(cut_middle(&said, MAX_TOLD_BYTES).0)
     }
 
     fn request(&self, request: &GenerateRequest) -> Result<CreateChatCompletionRequest, ModelError> {
         let Prompt::Chat(messages) = &request.prompt else {
             return Err(self.fault("only conversations can be sent to a remote model"));
         };
+        self.check_sampling(&request.sampling)?;
+        // OpenAI itself refuses the field that most other servers know.
+        let max_tokens = match host(&self.remote.base_url) {
+            host if host == "openai.com" || host.ends_with(".openai.com") => "max_completion_tokens",
+            _ => "max_tokens",
+        };
         let mut body = json!({
             "model": self.remote.model,
             "messages": messages.iter().map(message).collect::<Vec<_>>(),
-            "max_tokens": request.max_tokens,
             "temperature": request.sampling.temperature,
             "top_p": request.sampling.top_p,
             "seed": request.sampling.seed & 0x7fff_ffff_ffff_ffff,
             "stream": true,
             "stream_options": {"include_usage": true},
         });
+        body[max_tokens] = json!(request.max_tokens);
         if !request.stop.is_empty() {
             body["stop"] = json!(request.stop);
         }
         if !request.tools.is_empty() && request.tool_choice != ToolChoice::None {
+            self.check_names(request)?;
             let tools: Vec<Value> = request
                 .tools
                 .iter()
@@ -123,38 +173,60 @@ impl OpenAiModel {
             .map_err(|error| self.fault(format!("the request cannot be sent: {error}")))
     }
 
+    /// What the protocol has no field for must not be lost silently.
+    fn check_sampling(&self, sampling: &Sampling) -> Result<(), ModelError> {
+        let unset = Sampling::default();
+        let fields = [
+            ("top_k", sampling.top_k != unset.top_k),
+            ("min_p", sampling.min_p != unset.min_p),
+            ("repetition_penalty", sampling.repetition_penalty != unset.repetition_penalty),
+        ];
+        match fields.iter().find(|(_, set)| *set) {
+            Some((field, _)) => {
+                Err(self.fault(format!("the OpenAI protocol has no sampling field `{field}`")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Every tool must have a name there that is allowed and leads back to it alone.
+    fn check_names(&self, request: &GenerateRequest) -> Result<(), ModelError> {
+        let mut taken = BTreeSet::new();
+        for tool in &request.tools {
+            let name = tool.name.replace('.', DOT);
+            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+            if name.len() > MAX_NAME_BYTES || !name.bytes().all(allowed) {
+                return Err(
+                    self.fault(format!("the OpenAI protocol does not allow the tool name `{}`", tool.name))
+                );
+            }
+            if !taken.insert(name) {
+                return Err(self.fault(format!("two tools would have the name of `{}` there", tool.name)));
+            }
+        }
+        Ok(())
+    }
+
     async fn stream(
         &self,
         request: &GenerateRequest,
         observe: &mut (dyn FnMut(ReplyDelta) + Send),
     ) -> Result<ModelReply, ModelError> {
         let body = self.request(request)?;
-        let told = |error: OpenAIError| self.fault(error.to_string());
-        let mut stream = self.client.chat().create_stream(body).await.map_err(told)?;
-        let mut reply = Growing::default();
+        let started = Instant::now();
+        let mut stream = self.client.chat().create_stream(body).await.map_err(|error| self.told(&error))?;
+        let mut reply = Growing::new(started);
         while let Some(chunk) = stream.next().await {
-            reply.add(chunk.map_err(told)?, observe);
+            reply
+                .add(chunk.map_err(|error| self.told(&error))?, observe)
+                .map_err(|fault| self.fault(fault))?;
         }
-        let finish = reply.finish.ok_or_else(|| self.fault("the stream ended before the reply did"))?;
         let names: Vec<&str> = request.tools.iter().map(|tool| tool.name.as_str()).collect();
-        let cut = finish == FinishReason::Length;
-        let mut calls: Vec<ToolCall> = reply.calls.into_values().map(|call| call.whole(&names)).collect();
-        // The last call of a reply that was cut is not whole.
-        let cut_call =
-            if cut { calls.pop().map(|call| format!("{} {}", call.name, call.arguments)) } else { None };
-        for call in &calls {
+        let reply = reply.whole(&names, self.count_tokens(request)?).map_err(|fault| self.fault(fault))?;
+        for call in &reply.tool_calls {
             observe(ReplyDelta::ToolCall(call.clone()));
         }
-        let finish = if !cut && !calls.is_empty() { FinishReason::ToolCalls } else { finish };
-        let content = reply.content;
-        Ok(ModelReply {
-            content,
-            tool_calls: calls,
-            cut_call,
-            finish,
-            usage: reply.usage,
-            timings: Timings::default(),
-        })
+        Ok(reply)
     }
 }
 
@@ -213,68 +285,31 @@ fn message(message: &Message) -> Value {
     body
 }
 
-/// A reply as its pieces come in.
-#[derive(Default)]
-struct Growing {
-    content: String,
-    calls: BTreeMap<u32, GrowingCall>,
-    finish: Option<FinishReason>,
-    usage: Usage,
+/// The host of a URL, without port and credentials.
+fn host(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    host.split(':').next().unwrap_or_default()
 }
 
-#[derive(Default)]
-struct GrowingCall {
-    id: String,
-    name: String,
-    arguments: String,
-}
-
-impl Growing {
-    fn add(
-        &mut self,
-        chunk: CreateChatCompletionStreamResponse,
-        observe: &mut (dyn FnMut(ReplyDelta) + Send),
-    ) {
-        if let Some(usage) = chunk.usage {
-            let cached = usage.prompt_tokens_details.and_then(|details| details.cached_tokens).unwrap_or(0);
-            self.usage = Usage {
-                prompt_tokens: usage.prompt_tokens as usize,
-                cached_tokens: cached as usize,
-                completion_tokens: usage.completion_tokens as usize,
-            };
-        }
-        for choice in chunk.choices {
-            if let Some(text) = choice.delta.content.filter(|text| !text.is_empty()) {
-                self.content.push_str(&text);
-                observe(ReplyDelta::Text(text));
-            }
-            for piece in choice.delta.tool_calls.into_iter().flatten() {
-                let call = self.calls.entry(piece.index).or_default();
-                call.id.push_str(piece.id.as_deref().unwrap_or_default());
-                if let Some(function) = piece.function {
-                    call.name.push_str(function.name.as_deref().unwrap_or_default());
-                    call.arguments.push_str(function.arguments.as_deref().unwrap_or_default());
-                }
-            }
-            self.finish = match choice.finish_reason {
-                None => self.finish,
-                Some(Wire::Length) => Some(FinishReason::Length),
-                Some(Wire::ToolCalls | Wire::FunctionCall) => Some(FinishReason::ToolCalls),
-                Some(_) => Some(FinishReason::Stop),
-            };
-        }
+/// `url` as it may be shown.
+fn without_credentials(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    match rest[..end].rfind('@') {
+        Some(at) => format!("{scheme}://{}", &rest[at + 1..]),
+        None => url.to_owned(),
     }
 }
 
-impl GrowingCall {
-    /// The call with its tool's own name. Arguments that are no JSON stay text, so that dispatch can say so.
-    fn whole(self, names: &[&str]) -> ToolCall {
-        let known = names.iter().find(|name| name.replace('.', DOT) == self.name);
-        let name = known.map_or_else(|| self.name.replace(DOT, "."), |name| (*name).to_owned());
-        let text = if self.arguments.trim().is_empty() { "{}".to_owned() } else { self.arguments };
-        let arguments = serde_json::from_str(&text).unwrap_or(Value::String(text));
-        ToolCall { id: self.id, name, arguments }
-    }
+/// An error and what caused it: `error sending request` alone tells nobody that a port is closed.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |told, cause| {
+        let cause = cause.to_string();
+        if told.contains(&cause) { told } else { format!("{told}: {cause}") }
+    })
 }
 
 #[cfg(test)]
