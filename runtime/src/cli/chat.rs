@@ -1,7 +1,7 @@
 //! `chaski chat`: talk to a model on the terminal, with tools.
 
 use std::io::{IsTerminal, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::display::escape::escape_control;
 use super::display::{TerminalDisplay, colour, json_observer};
-use super::run::{cancel_on_interrupt, folder, journal_error, parse_roots};
+use super::run::{CANCELLED, cancel_on_interrupt, folder, journal_error, parse_roots};
 use super::{GlobalFlags, usage_error};
 use crate::agent::model::ChatModel;
 use crate::agent::transcript::Transcript;
@@ -23,6 +23,9 @@ use crate::run::environment;
 use crate::run::event::{FinalState, LiveEvent, Place, RunEvent};
 use crate::run::journal::Journal;
 use crate::run::recorder::{Observer, Recorder};
+
+/// Bytes of a message from standard input: a few times what the largest context holds.
+const MAX_MESSAGE_BYTES: u64 = 4 * 1024 * 1024;
 
 const HELP: &str = "/help  this\n/tools  what the model may call\n/clear  forget the conversation\n/save FILE  write it as JSON\n/exit  leave";
 
@@ -99,32 +102,53 @@ pub async fn run(args: ChatArgs, config: &Config, global: &GlobalFlags) -> anyho
     let interactive = args.message.is_none() && std::io::stdin().is_terminal();
     let result = match (args.message, interactive) {
         (Some(message), _) => chat.once(message, global).await,
-        (None, false) => {
-            let mut message = String::new();
-            std::io::stdin().read_to_string(&mut message)?;
-            chat.once(message, global).await
-        }
+        (None, false) => match message_from_stdin() {
+            Ok(message) => chat.once(message, global).await,
+            Err(error) => Err(error),
+        },
         (None, true) => chat.converse(config).await,
     };
-    let state = if result.is_ok() { FinalState::Succeeded } else { FinalState::Failed };
+    let cancelled = |error: &anyhow::Error| matches!(error.downcast_ref(), Some(AgentError::Cancelled));
+    let state = match &result {
+        Ok(()) => FinalState::Succeeded,
+        Err(error) if cancelled(error) => FinalState::Cancelled,
+        Err(_) => FinalState::Failed,
+    };
     let last = chat.transcript.messages.last().filter(|message| message.role == Role::Assistant);
     let outputs = json!({"answer": last.map(|message| message.content.clone())});
     let error = result.as_ref().err().map(ToString::to_string);
     chat.recorder.record(RunEvent::RunFinished { state, outputs, error }).map_err(journal_error)?;
-    result.map(|()| ExitCode::SUCCESS)
+    match state {
+        FinalState::Cancelled => Ok(ExitCode::from(CANCELLED)),
+        _ => result.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// The message that another program wrote.
+fn message_from_stdin() -> anyhow::Result<String> {
+    let mut message = Vec::new();
+    std::io::stdin().take(MAX_MESSAGE_BYTES + 1).read_to_end(&mut message)?;
+    if message.len() as u64 > MAX_MESSAGE_BYTES {
+        let hint = "no context holds that much; send a part of it";
+        return Err(usage_error(format!("the message has more than {MAX_MESSAGE_BYTES} bytes"), hint));
+    }
+    String::from_utf8(message).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        usage_error(
+            format!("the message is not UTF-8 text: byte {at} belongs to no character"),
+            None::<String>,
+        )
+    })
 }
 
 /// What the display shows of a chat: answers go to standard output, the rest to standard error.
 fn chat_observer(display: &TerminalDisplay, quiet: bool) -> Observer {
     let rest = display.observer();
     Arc::new(move |live| match live {
-        LiveEvent::Text { text, .. } => {
-            print!("{}", escape_control(text));
-            let _ = std::io::stdout().flush();
-        }
+        LiveEvent::Text { text, .. } => say(&escape_control(text)),
         LiveEvent::Event(RunEvent::ModelReplied { content, .. }) => {
             if !content.is_empty() && !content.ends_with('\n') {
-                println!();
+                say("\n");
             }
             if !quiet {
                 rest(live);
@@ -135,6 +159,12 @@ fn chat_observer(display: &TerminalDisplay, quiet: bool) -> Observer {
         other if !quiet => rest(other),
         _ => {}
     })
+}
+
+/// Standard output may be closed: the answer is in the journal, and whoever closed it does not want it.
+fn say(text: &str) {
+    let mut stdout = std::io::stdout();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }
 
 struct Chat {
@@ -158,7 +188,12 @@ impl Chat {
         self.transcript.messages.push(Message::user(message));
         let recorder = self.recorder.with_cancel(cancel);
         let place = Place { step: "chat".into(), item: None };
-        work(&self.agent, &self.model, &mut self.transcript, &place, &recorder).await.map(|_answer| ())
+        let answer = work(&self.agent, &self.model, &mut self.transcript, &place, &recorder).await;
+        if answer.is_err() {
+            // Two messages of the user in a row would read as one, and many chat templates refuse them.
+            self.transcript.messages.pop_if(|message| message.role == Role::User);
+        }
+        answer.map(|_answer| ())
     }
 
     async fn converse(&mut self, config: &Config) -> anyhow::Result<()> {
@@ -193,7 +228,7 @@ impl Chat {
             let answered = self.answer(line, cancel).await;
             interrupts.abort();
             if let Err(error) = answered {
-                println!();
+                say("\n");
                 super::report::print_error(&error.into());
             }
         }
@@ -213,7 +248,7 @@ impl Chat {
             "/save" if rest.trim().is_empty() => println!("/save FILE"),
             "/save" => {
                 let file = PathBuf::from(rest.trim());
-                match std::fs::write(&file, serde_json::to_string_pretty(&self.transcript.messages)?) {
+                match save(&file, &self.transcript.messages) {
                     Ok(()) => println!("{}", file.display()),
                     Err(error) => println!("`{}` cannot be written: {error}", file.display()),
                 }
@@ -231,6 +266,16 @@ enum Handled {
     Leave,
 }
 
+/// Writes the conversation: the whole file or nothing.
+fn save(file: &Path, messages: &[Message]) -> std::io::Result<()> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut beside = tempfile::NamedTempFile::new_in(folder)?;
+    serde_json::to_writer_pretty(&mut beside, messages)?;
+    beside.as_file().sync_all()?;
+    beside.persist(file)?;
+    Ok(())
+}
+
 fn instructions(system: Option<&str>) -> anyhow::Result<String> {
     match system.and_then(|text| text.strip_prefix('@')) {
         Some(file) => std::fs::read_to_string(file)
@@ -240,7 +285,7 @@ fn instructions(system: Option<&str>) -> anyhow::Result<String> {
 }
 
 /// What was typed may be private.
-fn close_to_others(path: &std::path::Path) -> std::io::Result<()> {
+fn close_to_others(path: &Path) -> std::io::Result<()> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;

@@ -21,7 +21,7 @@ use crate::workflow::schema::{InputSpec, InputType};
 use crate::workflow::{InvalidWorkflow, Plan, RunEnvironment, Workflow, check, execute};
 
 /// Exit code of a run that was cancelled, as a shell reports an interrupt.
-const CANCELLED: u8 = 130;
+pub const CANCELLED: u8 = 130;
 
 /// Arguments of `chaski run`.
 #[derive(Debug, clap::Args)]
