@@ -101,8 +101,8 @@ impl TerminalDisplay {
                 state.turns += 1;
                 state.tokens += usage.completion_tokens;
                 state.decode_seconds += timings.decode.as_secs_f64();
-                let speed = usage.completion_tokens as f64 / timings.decode.as_secs_f64().max(1e-9);
-                let line = format!("    {} tokens, {speed:.1} tokens/s", usage.completion_tokens);
+                let speed = speed(usage.completion_tokens, timings.decode.as_secs_f64(), ", ");
+                let line = format!("    {} tokens{speed}", usage.completion_tokens);
                 self.line(state, &self.dim(&line));
                 if cut_call.is_some() {
                     self.line(state, "    a tool call was cut by the token limit and not run");
@@ -177,11 +177,11 @@ impl TerminalDisplay {
             let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             println!("{}", escape_control(&format!("{name}: {text}")));
         }
-        let speed = state.tokens as f64 / state.decode_seconds.max(1e-9);
+        let speed = speed(state.tokens, state.decode_seconds, " at ");
         let State { turns, tool_calls, tokens, .. } = *state;
         let ended = format!("{:?}", outcome.state).to_lowercase();
         eprintln!(
-            "{ended}: {} findings, {turns} turns, {tool_calls} tool calls, {tokens} tokens at {speed:.1} tokens/s",
+            "{ended}: {} findings, {turns} turns, {tool_calls} tool calls, {tokens} tokens{speed}",
             findings.len()
         );
         eprintln!("run {run} (`chaski runs show {run}`)");
@@ -202,6 +202,11 @@ pub fn json_observer() -> Observer {
 /// An observer that shows nothing.
 pub fn silent_observer() -> Observer {
     Arc::new(|_| {})
+}
+
+/// Tokens per second behind `lead`; nothing where no time was measured, as with a script.
+fn speed(tokens: usize, seconds: f64, lead: &str) -> String {
+    if seconds > 0.0 { format!("{lead}{:.1} tokens/s", tokens as f64 / seconds) } else { String::new() }
 }
 
 fn shown_place(place: &Place) -> String {
