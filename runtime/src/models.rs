@@ -3,4 +3,5 @@
 pub mod catalog;
 pub mod store;
 pub mod pull;
+pub mod room;
 pub mod licence;

@@ -1,6 +1,5 @@
 //! `chaski doctor`: what this machine can do, and what is missing. It never fails; it reports.
 
-use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
 use chaski_engine::device::{self, DeviceReport};
@@ -9,7 +8,7 @@ use serde::Serialize;
 use super::GlobalFlags;
 use super::table::bytes;
 use crate::config::Config;
-use crate::models::catalog;
+use crate::models::{catalog, room};
 use crate::plugins::catalog as plugins;
 
 /// Arguments of `chaski doctor`.
@@ -63,7 +62,7 @@ fn examine(config: &Config) -> Report {
         device: device::report(),
         memory_bytes: memory,
         memory_available_bytes: self::memory("MemAvailable:"),
-        disk_free_bytes: free_bytes(&config.data_dir),
+        disk_free_bytes: room::free_bytes(&config.data_dir),
         data_dir: config.data_dir.display().to_string(),
         models: catalog::all().iter().map(model).collect(),
         plugins: plugins::installed(&config.plugins_dir)
@@ -124,14 +123,6 @@ fn print(report: &Report) {
         "no wasm32-wasip2 target; `rustup target add wasm32-wasip2`"
     };
     println!("rust     {target}");
-}
-
-/// Bytes free at `path`, or `None` where that cannot be asked.
-pub fn free_bytes(path: &Path) -> Option<u64> {
-    let path = path.ancestors().find(|path| path.exists())?;
-    let text = output("df", &["-Pk", &path.to_string_lossy()]).ok()?;
-    let kilobytes: u64 = text.lines().nth(1)?.split_whitespace().nth(3)?.parse().ok()?;
-    Some(kilobytes * 1024)
 }
 
 fn memory(key: &str) -> Option<u64> {

@@ -53,7 +53,7 @@ pub async fn run(args: ModelArgs, config: &Config, global: &GlobalFlags) -> anyh
         ModelCommand::Pull { name, from } => {
             let model = catalog::find(&name)?;
             let file = match from {
-                Some(file) => pull::import(model, &file, &config.models_dir)?,
+                Some(file) => pull::import(model, &file, &config.models_dir).await?,
                 None => pull::pull(model, &config.models_dir, !global.quiet).await?,
             };
             println!("{}", file.display());
