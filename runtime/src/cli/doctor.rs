@@ -125,11 +125,15 @@ fn print(report: &Report) {
     println!("rust     {target}");
 }
 
+/// Bytes of memory that the kernel reports under `key`; a container's own limit counts where it is lower.
 fn memory(key: &str) -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let kilobytes: u64 =
         text.lines().find_map(|line| line.strip_prefix(key))?.split_whitespace().next()?.parse().ok()?;
-    Some(kilobytes * 1024)
+    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    // Without a limit the file holds the word `max`.
+    let limit = limit.and_then(|limit| limit.trim().parse().ok()).unwrap_or(u64::MAX);
+    Some(limit.min(kilobytes * 1024))
 }
 
 /// What a program prints, or why it could not say.

@@ -8,7 +8,8 @@ use serde_json::json;
 use super::GlobalFlags;
 use super::table::{Table, bytes};
 use crate::config::Config;
-use crate::models::{catalog, pull, store};
+use crate::models::store::{self, State};
+use crate::models::{catalog, licence, pull};
 
 /// Arguments of `chaski model`.
 #[derive(Debug, clap::Args)]
@@ -56,7 +57,15 @@ pub async fn run(args: ModelArgs, config: &Config, global: &GlobalFlags) -> anyh
                 Some(file) => pull::import(model, &file, &config.models_dir).await?,
                 None => pull::pull(model, &config.models_dir, !global.quiet).await?,
             };
-            println!("{}", file.display());
+            // Before anything is built on it is the time to know the duties.
+            if let Some(built_with) = licence::family(&model.family).and_then(|licence| licence.built_with) {
+                eprintln!("{built_with}; `chaski license {name}` lists the duties that come with it");
+            }
+            if global.json {
+                println!("{}", json!({"model": name, "file": file}));
+            } else {
+                println!("{}", file.display());
+            }
         }
         ModelCommand::List => list(config, global),
         ModelCommand::Inspect { name, context } => inspect(config, global, &name, context)?,
@@ -69,21 +78,22 @@ pub async fn run(args: ModelArgs, config: &Config, global: &GlobalFlags) -> anyh
 }
 
 fn list(config: &Config, global: &GlobalFlags) {
-    let here = |model: &catalog::CatalogModel| {
-        model.file.as_ref().is_some_and(|file| config.models_dir.join(file).is_file())
-    };
     if global.json {
-        let models: Vec<_> =
-            catalog::all().iter().map(|model| json!({"model": model, "installed": here(model)})).collect();
-        println!("{}", json!(models));
+        let local = catalog::all().iter().map(|model| {
+            let here = store::state(config, model);
+            json!({"model": model, "installed": here == State::Installed, "here": here})
+        });
+        let remote = config.models.iter().map(|(name, model)| json!({"name": name, "remote": model}));
+        println!("{}", json!(local.chain(remote).collect::<Vec<_>>()));
         return;
     }
     let mut table = Table::new(["name", "state", "size", "memory", "licence", "about"]);
     for model in catalog::all() {
-        let state = match (here(model), &model.needs) {
-            (true, _) => "installed".to_owned(),
-            (false, None) => "available".to_owned(),
-            (false, Some(needs)) => format!("needs {needs}"),
+        let state = match store::state(config, model) {
+            State::Installed => "installed".to_owned(),
+            State::Partial { bytes: here } => format!("{} of {}", bytes(here), bytes(model.size)),
+            State::Available => "available".to_owned(),
+            State::NotRunnable => format!("needs {}", model.needs.as_deref().unwrap_or("a loader")),
         };
         table.row([
             model.name.clone(),

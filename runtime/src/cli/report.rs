@@ -15,8 +15,13 @@ use tracing_subscriber::EnvFilter;
 
 use super::GlobalFlags;
 use crate::agent::model::ModelError;
+use crate::agent::turn::AgentError;
 use crate::config::ConfigError;
 use crate::models::pull::PullError;
+use crate::plugins::host::PluginError;
+use crate::review::diff::DiffError;
+use crate::run::journal::JournalError;
+use crate::workflow::InvalidWorkflow;
 
 /// Exit code of a failed run or of a command with findings.
 pub const FAILED: u8 = 1;
@@ -118,37 +123,46 @@ fn printable(text: &str) -> String {
 
 /// The way out that a known error offers.
 fn hint_of(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    known(error)?.0
+}
+
+/// The way out and the exit code of an error that this crate or the engine defines; `None` for a foreign one.
+fn known(error: &(dyn std::error::Error + 'static)) -> Option<(Option<String>, u8)> {
     if let Some(error) = error.downcast_ref::<CliError>() {
-        return error.hint.clone();
+        return Some((error.hint.clone(), error.code));
     }
     if let Some(error) = error.downcast_ref::<ConfigError>() {
-        return error.hint();
+        return Some((error.hint(), USAGE));
+    }
+    if let Some(error) = error.downcast_ref::<InvalidWorkflow>() {
+        return Some((error.hint(), USAGE));
     }
     if let Some(error) = error.downcast_ref::<PullError>() {
-        return error.hint();
+        return Some((error.hint(), if error.is_usage() { USAGE } else { FAILED }));
+    }
+    if let Some(error) = error.downcast_ref::<PluginError>() {
+        return Some((error.hint(), USAGE));
+    }
+    if let Some(error) = error.downcast_ref::<JournalError>() {
+        return Some((error.hint(), USAGE));
+    }
+    if let Some(error) = error.downcast_ref::<DiffError>() {
+        return Some((error.hint(), USAGE));
+    }
+    if let Some(error) = error.downcast_ref::<AgentError>() {
+        return Some((error.hint(), FAILED));
     }
     if let Some(error) = error.downcast_ref::<ModelError>() {
-        return error.hint();
+        return Some((error.hint(), FAILED));
     }
-    error.downcast_ref::<EngineError>().and_then(EngineError::hint)
+    let error = error.downcast_ref::<EngineError>()?;
+    let of_a_file =
+        matches!(error, EngineError::Read { .. } | EngineError::Model { .. } | EngineError::Tokenizer { .. });
+    Some((error.hint(), if of_a_file { USAGE } else { FAILED }))
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
-    let code_of = |cause: &(dyn std::error::Error + 'static)| {
-        if let Some(error) = cause.downcast_ref::<CliError>() {
-            return Some(error.code);
-        }
-        if let Some(error) = cause.downcast_ref::<PullError>() {
-            return Some(if error.is_usage() { USAGE } else { FAILED });
-        }
-        if let Some(EngineError::Read { .. } | EngineError::Model { .. } | EngineError::Tokenizer { .. }) =
-            cause.downcast_ref::<EngineError>()
-        {
-            return Some(USAGE);
-        }
-        cause.is::<ConfigError>().then_some(USAGE)
-    };
-    error.chain().find_map(code_of).unwrap_or(FAILED)
+    error.chain().find_map(|cause| Some(known(cause)?.1)).unwrap_or(FAILED)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
