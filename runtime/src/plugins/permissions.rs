@@ -1,5 +1,4 @@
 //! What a plugin may touch: effective = manifest ∩ grant ∩ ceiling.
-
 //!
 //! The manifest asks, the run's [`Roots`] are the grant, and the ceiling is what the host can do at all: the
 //! manifest's parser knows no other capability. No tool can change any of the three.
