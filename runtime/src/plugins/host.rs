@@ -1,10 +1,14 @@
 //! The wasmtime engine that all plugins share, and the plugins loaded into it.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+mod queue;
 
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::{Arc, mpsc};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde_json::Value;
 use tokio::sync::Semaphore;
@@ -19,6 +23,7 @@ use super::manifest::Manifest;
 use super::permissions::{Effective, Roots, check_roots, weakest_claim};
 use super::sandbox::{self, Call, Ended, HostPart, State};
 use crate::tools::{CallContext, Effect, Tool, ToolDefinition, ToolOutcome, ToolResult};
+use queue::{NoTurn, Queue};
 
 /// How often running guests are asked whether their time is over.
 const TICK: Duration = Duration::from_millis(10);
@@ -26,8 +31,8 @@ const TICK: Duration = Duration::from_millis(10);
 const STACK_BYTES: usize = 1 << 20;
 /// Time that a plugin has to say which tools it has.
 const LIST_TIMEOUT: Duration = Duration::from_secs(2);
-/// Longest wait for a free place among running calls.
-const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Tools of one plugin. Each costs every prompt its description.
+const MAX_TOOLS: usize = 64;
 /// Bytes of a tool's description, and of its schema.
 const MAX_DESCRIPTION: usize = 2 << 10;
 const MAX_SCHEMA: usize = 32 << 10;
@@ -48,19 +53,20 @@ pub struct HostOptions {
     pub output: OutputObserver,
 }
 
-/// The wasmtime engine, its ticker and its own tokio runtime. Ends them when dropped.
+/// The wasmtime engine, its ticker and its own tokio runtime. They end with the host and the last of its tools:
+/// a call must never run without the ticker that stops it.
 pub struct PluginHost {
     options: HostOptions,
     shared: Arc<Shared>,
-    ticking: Arc<AtomicBool>,
 }
 
 /// What running calls need of the host.
 struct Shared {
     engine: Engine,
     runtime: Option<tokio::runtime::Runtime>,
-    places: Arc<Semaphore>,
+    queue: Queue,
     output: OutputObserver,
+    _ticker: Ticker,
 }
 
 /// A plugin ready to be called.
@@ -97,22 +103,10 @@ impl PluginHost {
             .enable_time()
             .build()
             .map_err(|error| host(error.to_string()))?;
-        let ticking = Arc::new(AtomicBool::new(true));
-        let (ticker, go_on) = (engine.clone(), ticking.clone());
-        // A thread of the system's, because a task would stop ticking when guests keep the runtime busy.
-        std::thread::Builder::new()
-            .name("chaski-ticker".into())
-            .spawn(move || {
-                while go_on.load(Ordering::Relaxed) {
-                    std::thread::sleep(TICK);
-                    ticker.increment_epoch();
-                }
-            })
-            .map_err(|error| host(error.to_string()))?;
-        let places = Arc::new(Semaphore::new(threads * 2));
-        let output = options.output.clone();
-        let shared = Arc::new(Shared { engine, runtime: Some(runtime), places, output });
-        Ok(Self { options, shared, ticking })
+        let ticker = Ticker::start(&engine).map_err(|error| host(error.to_string()))?;
+        let (queue, output) = (Queue::new(threads * 2), options.output.clone());
+        let shared = Arc::new(Shared { engine, runtime: Some(runtime), queue, output, _ticker: ticker });
+        Ok(Self { options, shared })
     }
 
     /// Loads the plugin in `dir` (its `plugin.toml` and component; compiled once, then from the cache).
@@ -139,6 +133,7 @@ impl PluginHost {
                 "a plugin exports `chaski:plugin/tool` and imports no more than `host` and WASI 0.2".into(),
             ),
         };
+        load::check_world(&self.shared.engine, &compiled.component).map_err(fault)?;
         let mut linker: Linker<State> = Linker::new(&self.shared.engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)
             .map_err(|error| fault(load::first_line(&error)))?;
@@ -154,7 +149,7 @@ impl PluginHost {
             manifest: manifest.clone(),
             effective: effective.clone(),
             code,
-            places: Arc::new(Semaphore::new(manifest.limits.concurrency)),
+            turns: Arc::new(Semaphore::new(manifest.limits.concurrency)),
             shared: self.shared.clone(),
         });
         let listing = plugin.clone();
@@ -170,28 +165,31 @@ impl PluginHost {
             Ended::Returned(specs) => specs,
             Ended::Killed(reason) => return Err(PluginError::NoTools { plugin: manifest.id, reason }),
         };
+        if specs.is_empty() || specs.len() > MAX_TOOLS {
+            let reason = format!("it has {} tools; a plugin has 1 to {MAX_TOOLS}", specs.len());
+            return Err(PluginError::NoTools { plugin: manifest.id, reason });
+        }
         let mut tools: Vec<Arc<dyn Tool>> = Vec::new();
         for spec in specs {
             let definition = definition(&manifest, spec)?;
-            tools.push(Arc::new(PluginTool { definition, plugin: plugin.clone() }));
+            if tools.iter().any(|tool| tool.definition().name == definition.name) {
+                let (plugin, tool) = (manifest.id, definition.name);
+                return Err(PluginError::Tool { plugin, tool, reason: "it is listed twice".into() });
+            }
+            tools.push(Arc::new(PluginTool { definition: Arc::new(definition), plugin: plugin.clone() }));
         }
         Ok(LoadedPlugin { manifest, effective, digest: compiled.digest, tools })
     }
 }
 
-impl Drop for PluginHost {
-    fn drop(&mut self) {
-        self.ticking.store(false, Ordering::Relaxed);
-    }
-}
-
 impl Shared {
+    /// Runs `work` to its end, or until nobody waits for it any more.
     async fn spawn<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, PluginError> {
         let runtime = self.runtime.as_ref().expect("only `drop` takes the runtime");
-        runtime.spawn(work).await.map_err(|error| PluginError::Host(error.to_string()))
+        AbortOnDrop(runtime.spawn(work)).await.map_err(|error| PluginError::Host(error.to_string()))
     }
 }
 
@@ -204,18 +202,66 @@ impl Drop for Shared {
     }
 }
 
+/// A task that ends when nobody waits for it: a call that was given up must not go on and change something
+/// after its caller was told that it failed.
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Future for AbortOnDrop<T> {
+    type Output = Result<T, tokio::task::JoinError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.poll_unpin(context)
+    }
+}
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The thread that moves the engine's epoch: a task would stop ticking when guests keep the runtime busy.
+struct Ticker {
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Ticker {
+    fn start(engine: &Engine) -> std::io::Result<Self> {
+        let (stop, stopped) = mpsc::channel::<()>();
+        let engine = engine.clone();
+        let tick = move || {
+            while stopped.recv_timeout(TICK) == Err(mpsc::RecvTimeoutError::Timeout) {
+                engine.increment_epoch();
+            }
+        };
+        let thread = std::thread::Builder::new().name("chaski-ticker".into()).spawn(tick)?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // Nothing in it panics; if something did, there would be nothing left to stop.
+            let _ = thread.join();
+        }
+    }
+}
+
 struct Plugin {
     id: String,
     manifest: Manifest,
     effective: Effective,
     code: PluginPre<State>,
-    places: Arc<Semaphore>,
+    turns: Arc<Semaphore>,
     shared: Arc<Shared>,
 }
 
 /// One tool of a plugin.
 struct PluginTool {
-    definition: ToolDefinition,
+    definition: Arc<ToolDefinition>,
     plugin: Arc<Plugin>,
 }
 
@@ -225,13 +271,11 @@ impl Tool for PluginTool {
     }
 
     fn call<'a>(&'a self, arguments: Value, context: CallContext) -> BoxFuture<'a, ToolResult> {
-        let name = self.definition.name.clone();
-        let plugin = self.plugin.clone();
         Box::pin(async move {
-            let running = plugin.clone();
-            let told = name.clone();
-            let call = async move { running.call(&told, arguments, context).await };
-            plugin.shared.spawn(call).await.unwrap_or_else(|error| {
+            let (plugin, definition) = (self.plugin.clone(), self.definition.clone());
+            let call = async move { plugin.call(&definition, arguments, context).await };
+            self.plugin.shared.spawn(call).await.unwrap_or_else(|error| {
+                let name = &self.definition.name;
                 tracing::error!(tool = name, %error, "a call was lost");
                 ToolResult::failed(ToolOutcome::Trapped, format!("The tool `{name}` broke down."))
             })
@@ -240,7 +284,8 @@ impl Tool for PluginTool {
 }
 
 impl Plugin {
-    async fn call(&self, tool: &str, arguments: Value, context: CallContext) -> ToolResult {
+    async fn call(&self, definition: &ToolDefinition, arguments: Value, context: CallContext) -> ToolResult {
+        let tool = definition.name.as_str();
         if let [root, ..] = &self.effective.missing_roots[..] {
             let text = format!(
                 "The tool `{tool}` needs the folder `{root}`, which this run does not offer. The operator can \
@@ -248,14 +293,10 @@ impl Plugin {
             );
             return ToolResult::failed(ToolOutcome::Denied, text);
         }
-        let places = async {
-            let own = self.places.acquire().await;
-            let all = self.shared.places.acquire().await;
-            (own, all)
-        };
-        let Ok(_places) = tokio::time::timeout(QUEUE_TIMEOUT, places).await else {
-            let text = format!("The tool `{tool}` is busy: no place was free within {QUEUE_TIMEOUT:?}.");
-            return ToolResult::failed(ToolOutcome::Overloaded, text);
+        let deadline = Instant::now() + context.timeout;
+        let _turn = match self.shared.queue.turn(&self.turns, deadline, &context.cancel).await {
+            Ok(turn) => turn,
+            Err(no_turn) => return without_turn(tool, &no_turn),
         };
         let (output, name) = (self.shared.output.clone(), tool.to_owned());
         let call = Call {
@@ -264,13 +305,29 @@ impl Plugin {
             arguments: arguments.to_string(),
             call_id: &context.call_id,
             limits: &self.manifest.limits,
-            timeout: context.timeout,
+            timeout: deadline.saturating_duration_since(Instant::now()),
             effective: &self.effective,
             cancel: &context.cancel,
             observer: Some(Box::new(move |text| output(&name, text))),
+            answers: definition.output_schema.as_ref(),
         };
         sandbox::call(&self.shared.engine, &self.code, call).await
     }
+}
+
+fn without_turn(tool: &str, no_turn: &NoTurn) -> ToolResult {
+    let busy = format!("The tool `{tool}` is busy with other calls");
+    let (outcome, text) = match no_turn {
+        NoTurn::Cancelled => (ToolOutcome::Cancelled, format!("The call of `{tool}` was cancelled.")),
+        NoTurn::TooManyWaiting => {
+            (ToolOutcome::Overloaded, format!("{busy}, and too many are waiting: try again later."))
+        }
+        NoTurn::WaitedTooLong(waited) => {
+            let seconds = waited.as_secs_f64();
+            (ToolOutcome::Overloaded, format!("{busy}: no turn came within {seconds:.1} s. Try again later."))
+        }
+    };
+    ToolResult::failed(outcome, text)
 }
 
 /// Checks what a plugin says about one tool.

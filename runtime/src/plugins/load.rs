@@ -17,6 +17,13 @@ use super::error::PluginError;
 /// A larger component is a mistake or an attack; CPython with its library has 34 MB.
 const MAX_COMPONENT_BYTES: u64 = 64 << 20;
 
+/// The one thing that a plugin exports.
+const EXPORT: &str = "chaski:plugin/tool@0.1.0";
+/// What a component may import beside WASI. The types come along with the functions that use them.
+const IMPORTS: [&str; 2] = ["chaski:plugin/host@0.1.0", "chaski:plugin/types@0.1.0"];
+/// The packages of WASI 0.2 that the host implements.
+const WASI_PACKAGES: [&str; 6] = ["cli", "clocks", "filesystem", "io", "random", "sockets"];
+
 /// A compiled component.
 pub(super) struct Compiled {
     pub(super) component: Component,
@@ -59,6 +66,39 @@ pub(super) fn load(
         Err(error) => tracing::warn!(plugin, %error, "the compiled component cannot be cached"),
     }
     Ok(Compiled { component, digest })
+}
+
+/// Refuses what the contract does not have, by name: linking alone would let extra exports pass, and says of
+/// an import only that it is missing.
+pub(super) fn check_world(engine: &Engine, component: &Component) -> Result<(), String> {
+    let world = component.component_type();
+    let named = |name: &str| format!("`{}`", name.escape_debug());
+    let foreign: Vec<String> = world
+        .imports(engine)
+        .filter(|(name, _)| !is_known_import(name))
+        .map(|(name, _)| named(name))
+        .collect();
+    if !foreign.is_empty() {
+        return Err(format!("it imports {}, which plugins cannot have", foreign.join(", ")));
+    }
+    let exports: Vec<&str> = world.exports(engine).map(|(name, _)| name).collect();
+    if !exports.contains(&EXPORT) {
+        return Err(format!("it does not export `{EXPORT}`, so it is no plugin"));
+    }
+    match exports.iter().find(|name| **name != EXPORT && !IMPORTS.contains(name)) {
+        Some(extra) => Err(format!("it exports {}, which no plugin has", named(extra))),
+        None => Ok(()),
+    }
+}
+
+/// Whether `name` is an interface of the contract or `wasi:PACKAGE/INTERFACE@0.2.N`.
+fn is_known_import(name: &str) -> bool {
+    let wasi = || {
+        let (package, rest) = name.strip_prefix("wasi:")?.split_once('/')?;
+        let (_, version) = rest.split_once('@')?;
+        Some(WASI_PACKAGES.contains(&package) && version.starts_with("0.2."))
+    };
+    IMPORTS.contains(&name) || wasi().unwrap_or(false)
 }
 
 /// The component of a whole, unchanged cache entry.

@@ -4,7 +4,8 @@
 //! timeout drops a call that waits inside the host, and a runtime of its own keeps both on time whatever the
 //! rest of the process does.
 
-use std::sync::{Arc, Mutex};
+mod output;
+
 use std::time::{Duration, Instant};
 
 use rand_chacha::ChaCha8Rng;
@@ -13,8 +14,8 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::{HasData, ResourceTable};
 use wasmtime::{Engine, ResourceLimiter, Store, Trap, UpdateDeadline};
-use wasmtime_wasi::p2::pipe::{MemoryInputPipe, MemoryOutputPipe};
-use wasmtime_wasi::{FsPerms, HostWallClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi::p2::pipe::MemoryInputPipe;
+use wasmtime_wasi::{FsPerms, HostWallClock, I32Exit, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 
 use super::contract::PluginPre;
 use super::contract::chaski::plugin::types::{CallContext as GuestContext, Content, Failure, Output};
@@ -23,16 +24,18 @@ use super::manifest::Limits;
 use super::permissions::{Access, Effective};
 use crate::tools::result::cut_middle;
 use crate::tools::{ToolOutcome, ToolResult};
+use output::{KeptText, Pipe};
 
-/// Bytes kept of what a call emits or prints, to be told when it is killed.
-const KEPT_OUTPUT: usize = 16 << 10;
 /// Bytes shown to the user while a call runs.
 const SHOWN_OUTPUT: usize = 256 << 10;
 /// Log lines of one call, and bytes of one line.
 const LOG_LINES: usize = 100;
 const LOG_BYTES: usize = 1 << 10;
-/// Bytes that one host call may take out of the guest: more than any honest answer.
-const HOSTCALL_BYTES: usize = 8 << 20;
+/// Bytes that a guest may hand to the host at once, an answer above all. Past it the guest is stopped before
+/// anything is copied: its structured answers go whole into the journal and into later steps.
+const HOSTCALL_BYTES: usize = (1 << 20) + HOSTCALL_FRAME;
+/// Room for an answer's records around its bytes.
+const HOSTCALL_FRAME: usize = 64 << 10;
 /// CPython's tables have more than 10,000 elements.
 const TABLE_ELEMENTS: usize = 40_000;
 /// Bytes of one request for random numbers.
@@ -48,15 +51,24 @@ pub(super) struct State {
     limiter: Limiter,
     plugin: String,
     log_lines: usize,
-    emitted: Arc<Mutex<Emitted>>,
-}
-
-/// What a call put out so far.
-#[derive(Default)]
-struct Emitted {
-    kept: String,
+    emitted: KeptText,
     shown: usize,
     observer: Option<Watcher>,
+    stdout: Pipe,
+    stderr: Pipe,
+}
+
+impl State {
+    /// What the call put out so far.
+    fn put_out(&self) -> String {
+        let emitted = self.emitted.text();
+        // A guest that emits its output may print it as well.
+        let stdout = if emitted.is_empty() { self.stdout.text() } else { String::new() };
+        let parts = [emitted, stdout, self.stderr.text()];
+        let parts: Vec<&str> =
+            parts.iter().map(|part| part.trim_end()).filter(|part| !part.is_empty()).collect();
+        parts.join("\n")
+    }
 }
 
 /// Counts memory over all of a call's instances.
@@ -115,11 +127,15 @@ impl types::Host for State {}
 impl host::Host for State {
     fn log(&mut self, level: host::Level, message: String) {
         self.log_lines += 1;
+        let plugin = &self.plugin;
         if self.log_lines > LOG_LINES {
+            if self.log_lines == LOG_LINES + 1 {
+                tracing::warn!(plugin, "the call logs more than {LOG_LINES} lines; the rest is dropped");
+            }
             return;
         }
         let (message, _) = cut_middle(&message, LOG_BYTES);
-        let (plugin, message) = (&self.plugin, message.escape_debug());
+        let message = message.escape_debug();
         match level {
             host::Level::Debug => tracing::debug!(plugin, "{message}"),
             host::Level::Info => tracing::info!(plugin, "{message}"),
@@ -129,15 +145,15 @@ impl host::Host for State {
     }
 
     fn emit(&mut self, chunk: String) {
-        let mut emitted = self.emitted.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let room = KEPT_OUTPUT.saturating_sub(emitted.kept.len());
-        let kept = &chunk[..chunk.floor_char_boundary(room)];
-        emitted.kept.push_str(kept);
-        if emitted.shown < SHOWN_OUTPUT {
-            emitted.shown += chunk.len();
-            if let Some(observer) = &emitted.observer {
-                observer(&chunk);
-            }
+        self.emitted.push(chunk.as_bytes());
+        let room = SHOWN_OUTPUT.saturating_sub(self.shown);
+        let Some(observer) = self.observer.as_ref().filter(|_| room > 0) else { return };
+        let shown = &chunk[..chunk.floor_char_boundary(room)];
+        observer(shown);
+        self.shown += shown.len();
+        if shown.len() < chunk.len() {
+            self.shown = SHOWN_OUTPUT;
+            observer("\n[the rest of the output is not shown]\n");
         }
     }
 }
@@ -173,6 +189,8 @@ pub(super) struct Call<'a> {
     pub(super) effective: &'a Effective,
     pub(super) cancel: &'a CancellationToken,
     pub(super) observer: Option<Watcher>,
+    /// The schema that the tool promised for its structured answers.
+    pub(super) answers: Option<&'a Value>,
 }
 
 /// How a guest's function ended.
@@ -181,11 +199,9 @@ pub(super) enum Ended<T> {
     Killed(String),
 }
 
-/// A store with its bounds set, and its output pipe.
+/// A store with its bounds set.
 struct Sandbox {
     store: Store<State>,
-    printed: MemoryOutputPipe,
-    emitted: Arc<Mutex<Emitted>>,
     deadline: Instant,
 }
 
@@ -197,11 +213,11 @@ fn sandbox(
     effective: &Effective,
     cancel: &CancellationToken,
 ) -> wasmtime::Result<Sandbox> {
-    let printed = MemoryOutputPipe::new(KEPT_OUTPUT);
+    let (stdout, stderr) = (Pipe::default(), Pipe::default());
     let mut wasi = WasiCtxBuilder::new();
     wasi.stdin(MemoryInputPipe::new(Vec::new()))
-        .stdout(printed.clone())
-        .stderr(printed.clone())
+        .stdout(stdout.clone())
+        .stderr(stderr.clone())
         .allow_tcp(false)
         .allow_udp(false)
         .allow_ip_name_lookup(false)
@@ -220,14 +236,17 @@ fn sandbox(
         };
         wasi.preopened_dir(&folder.host, &folder.guest, permissions)?;
     }
-    let emitted = Arc::new(Mutex::new(Emitted::default()));
     let state = State {
         wasi: wasi.build(),
         table: ResourceTable::new(),
         limiter: Limiter { most: memory, used: 0, refused: false },
         plugin: plugin.to_owned(),
         log_lines: 0,
-        emitted: emitted.clone(),
+        emitted: KeptText::default(),
+        shown: 0,
+        observer: None,
+        stdout,
+        stderr,
     };
     let mut store = Store::new(engine, state);
     store.limiter(|state| &mut state.limiter);
@@ -239,7 +258,7 @@ fn sandbox(
         let over = Instant::now() >= deadline || cancel.is_cancelled();
         Ok(if over { UpdateDeadline::Interrupt } else { UpdateDeadline::Yield(1) })
     });
-    Ok(Sandbox { store, printed, emitted, deadline })
+    Ok(Sandbox { store, deadline })
 }
 
 /// What the plugin says its tools are. It is asked with nothing granted.
@@ -281,14 +300,14 @@ pub(super) async fn call(engine: &Engine, code: &PluginPre<State>, call: Call<'_
             return ToolResult::failed(ToolOutcome::Unavailable, text);
         }
     };
-    lock(&sandbox.emitted).observer = call.observer;
+    sandbox.store.data_mut().observer = call.observer;
     let context = GuestContext {
         call_id: call.call_id.to_owned(),
         deadline_ms: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX),
         max_output_bytes: u32::try_from(call.limits.output).unwrap_or(u32::MAX),
     };
     let short = call.tool.rsplit('.').next().unwrap_or(call.tool);
-    let Sandbox { store, printed, emitted, deadline } = &mut sandbox;
+    let Sandbox { store, deadline } = &mut sandbox;
     let work = async {
         let instance = code.instantiate_async(&mut *store).await?;
         instance.chaski_plugin_tool().call_call_tool(&mut *store, short, &call.arguments, &context).await
@@ -300,24 +319,17 @@ pub(super) async fn call(engine: &Engine, code: &PluginPre<State>, call: Call<'_
         () = call.cancel.cancelled() => Err(ToolOutcome::Cancelled),
         () = tokio::time::sleep_until(late.into()) => Err(ToolOutcome::Timeout),
     };
-    let outcome = match ended {
-        Ok(Ok(Ok(output))) => return answer(output, call.limits.output),
+    let (outcome, why) = match ended {
+        Ok(Ok(Ok(output))) => return answer(call.tool, output, call.answers, call.limits.output),
         Ok(Ok(Err(failure))) => return refusal(call.tool, failure, call.limits.output),
         Ok(Err(error)) => {
             tracing::debug!(tool = call.tool, error = %format!("{error:#}"), "a call ended early");
-            outcome_of(&error, store.data().limiter.refused, *deadline, call.cancel)
+            let outcome = outcome_of(&error, store.data().limiter.refused, *deadline, call.cancel);
+            (outcome, breakdown(&error))
         }
-        Err(outcome) => outcome,
+        Err(outcome) => (outcome, String::new()),
     };
-    let mut before = lock(emitted).kept.clone();
-    if before.is_empty() {
-        before = String::from_utf8_lossy(&printed.contents()).into_owned();
-    }
-    killed(call.tool, outcome, timeout, call.limits, &before)
-}
-
-fn lock(emitted: &Mutex<Emitted>) -> std::sync::MutexGuard<'_, Emitted> {
-    emitted.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    killed(call.tool, outcome, &why, timeout, call.limits, &store.data().put_out())
 }
 
 fn outcome_of(
@@ -335,8 +347,30 @@ fn outcome_of(
     }
 }
 
+/// How a guest broke down, in words that help whoever has to repair it.
+fn breakdown(error: &wasmtime::Error) -> String {
+    // The engine's error for this has no public type, only its words.
+    let too_much = |cause: &(dyn std::error::Error + 'static)| {
+        cause.to_string().contains("fuel allocated for hostcalls")
+    };
+    match (error.downcast_ref::<Trap>(), error.downcast_ref::<I32Exit>()) {
+        (Some(Trap::StackOverflow), _) => "it called itself too deeply".into(),
+        (Some(trap), _) => trap.to_string(),
+        (None, Some(I32Exit(code))) => format!("it exited with code {code} instead of answering"),
+        (None, None) if error.chain().any(too_much) => "it answered with more than 1 MiB".into(),
+        (None, None) => error.root_cause().to_string(),
+    }
+}
+
 /// What the model reads of a call that was stopped: why, and what it had put out by then.
-fn killed(tool: &str, outcome: ToolOutcome, timeout: Duration, limits: &Limits, before: &str) -> ToolResult {
+fn killed(
+    tool: &str,
+    outcome: ToolOutcome,
+    breakdown: &str,
+    timeout: Duration,
+    limits: &Limits,
+    before: &str,
+) -> ToolResult {
     let why = match outcome {
         ToolOutcome::Timeout => {
             format!("The tool `{tool}` did not finish within {timeout:?} and was stopped.")
@@ -348,7 +382,7 @@ fn killed(tool: &str, outcome: ToolOutcome, timeout: Duration, limits: &Limits, 
             )
         }
         ToolOutcome::Cancelled => format!("The call of `{tool}` was cancelled."),
-        _ => format!("The tool `{tool}` broke down."),
+        _ => format!("The tool `{tool}` broke down: {breakdown}."),
     };
     let (before, truncated) = cut_middle(before, limits.output);
     let text = if before.is_empty() { why } else { format!("{why} Its output until then:\n{before}") };
@@ -356,21 +390,34 @@ fn killed(tool: &str, outcome: ToolOutcome, timeout: Duration, limits: &Limits, 
 }
 
 /// A guest's answer: its texts joined, its JSON kept, all cut to `limit` bytes for the model.
-fn answer(output: Output, limit: usize) -> ToolResult {
+///
+/// Structured answers are checked against the schema that the tool promised, because a workflow was checked
+/// against it before it began.
+fn answer(tool: &str, output: Output, answers: Option<&Value>, limit: usize) -> ToolResult {
+    let broke = |why: String| {
+        let (why, truncated) = cut_middle(&why, limit);
+        let text = format!("The tool `{tool}` broke down: {why}.");
+        ToolResult { truncated, ..ToolResult::failed(ToolOutcome::Trapped, text) }
+    };
     let mut texts = Vec::new();
-    let mut json = None;
+    let mut values = Vec::new();
     for content in output.content {
         match content {
             Content::Text(text) => texts.push(text),
             Content::Json(text) => match serde_json::from_str::<Value>(&text) {
-                Ok(value) => json = Some(value),
-                Err(error) => {
-                    let text = format!("The tool answered with JSON that is none: {error}.");
-                    return ToolResult::failed(ToolOutcome::Error, text);
-                }
+                Ok(value) => values.push(value),
+                Err(error) => return broke(format!("it answered with JSON that is none: {error}")),
             },
             Content::Blob((kind, bytes)) => texts.push(format!("[{} bytes of {kind}]", bytes.len())),
         }
+    }
+    let json = if values.len() > 1 { Some(Value::Array(values)) } else { values.pop() };
+    // A tool that says no does not have to keep its promise.
+    if let (Some(value), Some(schema), false) = (&json, answers, output.is_error)
+        && let Err(fault) = jsonschema::validate(schema, value)
+    {
+        let place = fault.instance_path();
+        return broke(format!("its answer does not fit its own schema, at `{place}`: {fault}"));
     }
     if texts.is_empty() {
         texts.extend(json.as_ref().map(Value::to_string));
