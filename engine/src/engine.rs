@@ -19,6 +19,7 @@ use candle_core::quantized::gguf_file::Value;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::chat::template::ChatTemplate;
+use crate::chat::tool_calls::ToolCallParser;
 use crate::config::EngineOptions;
 use crate::error::EngineError;
 use crate::model::{GgufFile, Model};
@@ -205,13 +206,13 @@ impl Shared {
             }
             _ => 1,
         };
-        let tools = if request.tool_choice == ToolChoice::None { Vec::new() } else { request.tools };
+        let callable: &[_] = if request.tool_choice == ToolChoice::None { &[] } else { &request.tools };
+        let parser = ToolCallParser::bound(callable, first_call, style, request.output == OutputFormat::Text);
         let most = request.max_tokens.min(self.info.context - prompt.len());
         Ok(Job {
             prompt,
             grammar,
-            tools,
-            first_call,
+            parser,
             sampling: request.sampling,
             max_tokens: most,
             stop: request.stop,

@@ -93,8 +93,7 @@ impl ChatTemplate {
     pub fn builtin(name: &str) -> Option<&'static str> {
         match name {
             "llama-3" => Some(builtin::LLAMA_3),
-            "llama-3.1" => Some(builtin::LLAMA_3_1),
-            "llama-3.2" => Some(builtin::LLAMA_3_2),
+            "llama-3.1" | "llama-3.2" => Some(builtin::LLAMA_3_1),
             "chatml" => Some(builtin::CHATML),
             _ => None,
         }

@@ -13,6 +13,7 @@ mod python;
 use serde_json::Value;
 
 use super::message::{ToolCall, ToolSpec};
+use super::template::ToolCallStyle;
 use json::Scan;
 
 /// What a piece of model text turned out to be.
@@ -26,11 +27,26 @@ pub enum Parsed {
 
 /// A streaming parser: holds back what may be the beginning of a call, gives out the rest at once.
 pub struct ToolCallParser {
-    enabled: bool,
+    reading: Reading,
     held: String,
+    /// Content was given out.
+    began: bool,
+    /// The only tools that a bound reply can call; an answer may be JSON that looks like a call of another.
+    bound_to: Vec<String>,
     next_call: usize,
     /// The last thing given out was a call: separators and closing tags that follow are not content.
     after_call: bool,
+}
+
+/// Where calls are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    /// Nowhere: there are no tools.
+    Content,
+    /// Anywhere, in every shape that a model is known to use.
+    Free,
+    /// Where the reply's grammar has them: JSON that only talks about calls stays content.
+    Bound { opening: &'static [&'static str], anywhere: bool },
 }
 
 /// What was left when the text ended.
@@ -60,20 +76,52 @@ enum Attempt {
 }
 
 impl ToolCallParser {
-    /// A parser for a reply to a request with `tools`; without tools all text is content.
+    /// A parser for a free reply to a request with `tools`; without tools all text is content.
     /// Call ids are `call_N`, counting on from `first_call`.
     pub fn new(tools: &[ToolSpec], first_call: usize) -> Self {
-        Self { enabled: !tools.is_empty(), held: String::new(), next_call: first_call, after_call: false }
+        let reading = if tools.is_empty() { Reading::Content } else { Reading::Free };
+        Self {
+            reading,
+            held: String::new(),
+            began: false,
+            bound_to: Vec::new(),
+            next_call: first_call,
+            after_call: false,
+        }
+    }
+
+    /// A parser for a reply that a grammar binds to calls of `tools` in `style`, or to an answer: `prose`, or
+    /// of a shape of its own.
+    pub fn bound(tools: &[ToolSpec], first_call: usize, style: ToolCallStyle, prose: bool) -> Self {
+        let mut parser = Self::new(tools, first_call);
+        if parser.reading == Reading::Free {
+            parser.bound_to = tools.iter().map(|tool| tool.name.clone()).collect();
+            parser.reading = match style {
+                ToolCallStyle::LlamaJson => Reading::Bound { opening: &["{"], anywhere: false },
+                ToolCallStyle::ToolCallTags => Reading::Bound { opening: &["<tool_call>"], anywhere: prose },
+            };
+        }
+        parser
+    }
+
+    fn can_call(&self, name: &String) -> bool {
+        self.bound_to.is_empty() || self.bound_to.contains(name)
+    }
+
+    /// What may open a call here.
+    fn openings(&self) -> &'static [&'static str] {
+        match self.reading {
+            Reading::Free => &OPENINGS,
+            Reading::Bound { opening, anywhere } if anywhere || !self.began => opening,
+            Reading::Content | Reading::Bound { .. } => &[],
+        }
     }
 
     /// Takes more text of the reply.
     pub fn push(&mut self, text: &str) -> Vec<Parsed> {
-        if !self.enabled {
-            return if text.is_empty() { Vec::new() } else { vec![Parsed::Text(text.to_owned())] };
-        }
         self.held.push_str(text);
         // An open call can only end at one of these; waiting for them keeps long arguments linear.
-        if starts_call(&self.held) && !text.contains(['}', ']', ')', '>', '`', ';']) {
+        if starts_with(&self.held, self.openings()) && !text.contains(['}', ']', ')', '>', '`', ';']) {
             return Vec::new();
         }
         let mut parsed = Vec::new();
@@ -86,7 +134,7 @@ impl ToolCallParser {
         let mut parsed = Vec::new();
         self.advance(&mut parsed, !cut);
         let mut cut_call = None;
-        if cut && starts_call(&self.held) && looks_like_call(&self.held) {
+        if cut && starts_with(&self.held, self.openings()) && looks_like_call(&self.held) {
             cut_call = Some(self.held);
         } else if cut {
             self.advance(&mut parsed, true);
@@ -109,10 +157,17 @@ impl ToolCallParser {
                     None => break,
                 }
             }
-            let start = next_opening(rest, last);
-            emit(parsed, &rest[..start]);
+            let start = next_opening(rest, self.openings(), last);
+            self.emit(parsed, &rest[..start]);
             rest = &rest[start..];
-            match attempt(rest, last) {
+            if rest.is_empty() || start > 0 {
+                continue; // what opens a call may depend on whether content came before
+            }
+            match attempt(rest, self.openings(), last) {
+                Attempt::Calls(calls, _) if calls.iter().any(|(name, _)| !self.can_call(name)) => {
+                    self.emit(parsed, &rest[..1]);
+                    rest = &rest[1..];
+                }
                 Attempt::Calls(calls, length) => {
                     for (name, arguments) in calls {
                         let id = format!("call_{}", self.next_call);
@@ -123,7 +178,7 @@ impl ToolCallParser {
                     rest = &rest[length..];
                 }
                 Attempt::Text(length) => {
-                    emit(parsed, &rest[..length]);
+                    self.emit(parsed, &rest[..length]);
                     rest = &rest[length..];
                 }
                 Attempt::More => break,
@@ -131,18 +186,19 @@ impl ToolCallParser {
         }
         self.held = rest.to_owned();
     }
-}
 
-fn emit(parsed: &mut Vec<Parsed>, text: &str) {
-    match parsed.last_mut() {
-        _ if text.is_empty() => {}
-        Some(Parsed::Text(before)) => before.push_str(text),
-        _ => parsed.push(Parsed::Text(text.to_owned())),
+    fn emit(&mut self, parsed: &mut Vec<Parsed>, text: &str) {
+        self.began |= !text.is_empty();
+        match parsed.last_mut() {
+            _ if text.is_empty() => {}
+            Some(Parsed::Text(before)) => before.push_str(text),
+            _ => parsed.push(Parsed::Text(text.to_owned())),
+        }
     }
 }
 
-fn starts_call(text: &str) -> bool {
-    OPENINGS.iter().any(|opening| text.starts_with(opening))
+fn starts_with(text: &str, openings: &[&str]) -> bool {
+    openings.iter().any(|opening| text.starts_with(opening))
 }
 
 /// Whether a cut beginning names a tool already, or is inside a form that holds nothing but calls.
@@ -153,12 +209,12 @@ fn looks_like_call(text: &str) -> bool {
 }
 
 /// Where the next opening begins, or what may become one; the end of the text if there is none.
-fn next_opening(text: &str, last: bool) -> usize {
-    let whole = OPENINGS.iter().filter_map(|opening| text.find(opening)).min().unwrap_or(text.len());
+fn next_opening(text: &str, openings: &[&str], last: bool) -> usize {
+    let whole = openings.iter().filter_map(|opening| text.find(opening)).min().unwrap_or(text.len());
     if last {
         return whole;
     }
-    let partial = OPENINGS
+    let partial = openings
         .iter()
         .flat_map(|opening| (1..opening.len()).filter(move |&length| text.ends_with(&opening[..length])))
         .max()
@@ -183,8 +239,8 @@ fn skip_closings(text: &str, last: bool) -> Option<usize> {
 }
 
 /// Reads what begins at the start of `text`, which is an opening, or may become one.
-fn attempt(text: &str, last: bool) -> Attempt {
-    let Some(opening) = OPENINGS.iter().find(|opening| text.starts_with(*opening)) else {
+fn attempt(text: &str, openings: &[&str], last: bool) -> Attempt {
+    let Some(opening) = openings.iter().find(|opening| text.starts_with(*opening)) else {
         return if last { Attempt::Text(text.len()) } else { Attempt::More };
     };
     let inside = &text[opening.len()..];

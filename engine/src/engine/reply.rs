@@ -3,7 +3,6 @@
 //! Order: grammar mask → sampler → bytes → characters → stop strings → tool calls → events. Text that may
 //! still become a stop string or a call is held back, so an event is never taken back.
 
-use crate::chat::message::ToolSpec;
 use crate::chat::tool_calls::{Parsed, ToolCallParser};
 use crate::error::EngineError;
 use crate::request::{FinishReason, Sampling, TokenEvent};
@@ -36,8 +35,7 @@ impl<'a> Reply<'a> {
     pub(super) fn new(
         tokenizer: &'a Tokenizer,
         grammar: Option<Grammar>,
-        tools: &[ToolSpec],
-        first_call: usize,
+        parser: ToolCallParser,
         sampling: Sampling,
         stop: Vec<String>,
     ) -> Self {
@@ -47,7 +45,7 @@ impl<'a> Reply<'a> {
             sampler: Sampler::new(sampling),
             decoder: IncrementalDecoder::default(),
             stops: StopStrings { strings: stop, held: String::new() },
-            parser: Some(ToolCallParser::new(tools, first_call)),
+            parser: Some(parser),
             events: Vec::new(),
             tokens: 0,
             called: false,

@@ -8,7 +8,7 @@ use candle_core::Tensor;
 use tokio::sync::{mpsc, oneshot};
 
 use super::reply::{Next, Reply};
-use crate::chat::message::ToolSpec;
+use crate::chat::tool_calls::ToolCallParser;
 use crate::error::EngineError;
 use crate::model::{KvCache, Model};
 use crate::request::{Finished, Sampling, Timings, TokenEvent, Usage};
@@ -34,8 +34,7 @@ pub(super) enum Command {
 pub(super) struct Job {
     pub(super) prompt: Vec<u32>,
     pub(super) grammar: Option<Grammar>,
-    pub(super) tools: Vec<ToolSpec>,
-    pub(super) first_call: usize,
+    pub(super) parser: ToolCallParser,
     pub(super) sampling: Sampling,
     pub(super) max_tokens: usize,
     pub(super) stop: Vec<String>,
@@ -121,8 +120,7 @@ impl Worker {
         }
 
         let tokenizer = self.tokenizer.clone();
-        let mut reply =
-            Reply::new(&tokenizer, job.grammar, &job.tools, job.first_call, job.sampling, job.stop);
+        let mut reply = Reply::new(&tokenizer, job.grammar, job.parser, job.sampling, job.stop);
         let (reason, cut_call) = loop {
             let next = reply.next(&logits, job.max_tokens)?;
             for event in reply.take_events() {

@@ -88,10 +88,6 @@ impl GrammarCompiler {
             ToolChoice::Named(name) => tools.iter().filter(|tool| tool.name == *name).collect(),
             ToolChoice::Auto | ToolChoice::Required => tools.iter().collect(),
         };
-        for tool in &callable {
-            // Alone first, so that the error names the tool.
-            self.matcher(tool_grammar(&[tool], style, Answer::None), &format!("the tool `{}`", tool.name))?;
-        }
         let answer = match (choice, output) {
             (ToolChoice::Required | ToolChoice::Named(_), _) if !callable.is_empty() => Answer::None,
             (_, OutputFormat::Text) if callable.is_empty() => return Ok(None),
@@ -107,8 +103,15 @@ impl GrammarCompiler {
                 });
             }
         };
-        let matcher = self.matcher(tool_grammar(&callable, style, answer), "the output")?;
-        Ok(Some(Grammar { matcher }))
+        let whole = self.matcher(reply_grammar(&callable, style, answer), "the output");
+        if whole.is_err() {
+            // Which of them is it? A tool whose grammar fails alone is named.
+            for tool in &callable {
+                let what = format!("the tool `{}`", tool.name);
+                self.matcher(reply_grammar(&[tool], style, Answer::None), &what)?;
+            }
+        }
+        Ok(Some(Grammar { matcher: whole? }))
     }
 
     fn matcher(&self, lark: String, what: &str) -> Result<Matcher, EngineError> {
@@ -132,68 +135,104 @@ enum Answer {
 }
 
 /// The reply's grammar in Lark.
-fn tool_grammar(tools: &[&ToolSpec], style: ToolCallStyle, answer: Answer) -> String {
+fn reply_grammar(tools: &[&ToolSpec], style: ToolCallStyle, answer: Answer) -> String {
     if let Answer::Lark(lark) = answer {
         return lark;
     }
     let mut rules = Vec::new();
     let mut start = Vec::new();
-    let calls: Vec<String> = (0..tools.len()).map(|index| format!("call_{index}")).collect();
-    for (rule, tool) in calls.iter().zip(tools) {
-        rules.push(format!("{rule}: %json {}", call_schema(tool, style)));
+    for (index, tool) in tools.iter().enumerate() {
+        rules.push(call_rules(index, tool, style));
     }
-    let any_call = calls.join(" | ");
-    // Text ends where a call could begin: after `<tool_call>` everything is bound.
-    let mut text = "TEXT: /(.|\\n)*/".to_owned();
-    if !calls.is_empty() {
+    let text = if tools.is_empty() {
+        "TEXT: /(.|\\n)*/"
+    } else {
+        let calls: Vec<String> = (0..tools.len()).map(|index| format!("call_{index}")).collect();
+        rules.push(format!("call: {}", calls.join(" | ")));
         match style {
             ToolCallStyle::LlamaJson => {
-                start.push("call".to_owned());
-                rules.push(format!("call: {any_call}"));
+                // One: the templates of Llama 3.1 and later refuse a turn with two.
+                start.push("call");
                 // An answer that began with a brace could be taken for a call.
-                text = "TEXT: /[^{\\s](.|\\n)*/".to_owned();
+                "TEXT: /[^{\\s](.|\\n)*/"
             }
             ToolCallStyle::ToolCallTags => {
-                start.push("tagged (\"\\n\" tagged)*".to_owned());
                 rules.push("tagged: \"<tool_call>\\n\" call \"\\n</tool_call>\"".to_owned());
-                rules.push(format!("call: {any_call}"));
-                text = "TEXT: /[^<{\\s](.|\\n)*/ & ~/(.|\\n)*<tool_call>(.|\\n)*/".to_owned();
+                start.push("tagged (\"\\n\" tagged)*");
+                if matches!(answer, Answer::Text) {
+                    // Words first, then calls: the mark ends the words as soon as it is written.
+                    rules.push("words[lazy]: /[^<\\s](.|\\n)*<tool_call>/".to_owned());
+                    start.push("words \"\\n\" call \"\\n</tool_call>\" (\"\\n\" tagged)*");
+                }
+                "TEXT: /[^<\\s](.|\\n)*/ & ~/(.|\\n)*<tool_call>(.|\\n)*/"
             }
         }
-    }
+    };
     match answer {
         Answer::None | Answer::Lark(_) => {}
         Answer::Text => {
-            start.push("TEXT".to_owned());
-            rules.push(text);
+            start.push("TEXT");
+            rules.push(text.to_owned());
         }
         Answer::Json(schema) => {
-            start.push("answer".to_owned());
+            start.push("answer");
             rules.push(format!("answer: %json {schema}"));
         }
         Answer::Regex(regex) => {
-            start.push("ANSWER".to_owned());
-            rules.push(format!("ANSWER: /{}/", regex.replace('/', "\\/")));
+            start.push("ANSWER");
+            rules.push(format!("ANSWER: /{}/", escaped(&regex)));
         }
     }
     format!("start: {}\n{}\n", start.join(" | "), rules.join("\n"))
 }
 
-/// A call of `tool` as JSON: its name and its own arguments, nothing else.
-fn call_schema(tool: &ToolSpec, style: ToolCallStyle) -> Value {
+/// The rules of a call of `tool`: its name and its own arguments, nothing else.
+///
+/// The schema is a rule of its own, so that its references keep their root. Keys and separators are the words
+/// that `%json` makes of them: an answer that is JSON too begins like a call, and they are told apart late.
+fn call_rules(index: usize, tool: &ToolSpec, style: ToolCallStyle) -> String {
     let arguments = match style {
         ToolCallStyle::LlamaJson => "parameters",
         ToolCallStyle::ToolCallTags => "arguments",
     };
-    compact(&json!({
-        "type": "object",
-        "properties": {"name": {"const": tool.name}, arguments: tool.parameters},
-        "required": ["name", arguments],
-        "additionalProperties": false,
-    }))
+    let name = literal(&Value::from(tool.name.as_str()).to_string());
+    let mut schema = compact(&tool.parameters);
+    if let Value::Object(fields) = &mut schema
+        && !fields.contains_key("$ref")
+    {
+        fields.entry("type").or_insert_with(|| "object".into());
+    }
+    format!(
+        "call_{index}: \"{{\" \"\\\"name\\\"\" \": \" {name} \", \" \"\\\"{arguments}\\\"\" \": \" \
+         arguments_{index} \"}}\"\narguments_{index}: %json {schema}"
+    )
 }
 
-/// `schema` without free whitespace: a small model that may write spaces writes nothing else.
+/// `text` as a string of Lark, which are written as JSON's.
+fn literal(text: &str) -> String {
+    Value::from(text).to_string()
+}
+
+/// `regex` for between slashes: a slash that is not escaped yet is, and a line break is written as one.
+fn escaped(regex: &str) -> String {
+    let mut written = String::with_capacity(regex.len());
+    let mut letters = regex.chars();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '\\' => {
+                written.push(letter);
+                written.extend(letters.next());
+            }
+            '/' => written.push_str("\\/"),
+            '\n' => written.push_str("\\n"),
+            other => written.push(other),
+        }
+    }
+    written
+}
+
+/// `schema` with one way to write each value, that of Python's `json.dumps`: `", "` and `": "` between parts
+/// and no other whitespace. A small model that may write more whitespace writes nothing else.
 fn compact(schema: &Value) -> Value {
     let mut schema = schema.clone();
     if let Value::Object(fields) = &mut schema {
@@ -257,3 +296,6 @@ impl TokenizerEnv for Environment {
         self.trie.tokenize_with_greedy_fallback(bytes, |text| self.tokenizer.encode(text).unwrap_or_default())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,6 +63,40 @@ fn llama_3_1_always_has_a_system_block() {
 }
 
 #[test]
+fn llama_3_1_reads_tools_in_the_first_user_message_and_results_as_ipython() {
+    let mut specials = llama_3_specials();
+    specials.push("<|eom_id|>".into());
+    let call = ToolCall {
+        id: "call_1".into(),
+        name: "workspace.read".into(),
+        arguments: serde_json::json!({"path": "a b"}),
+    };
+    let tool = ToolSpec { parameters: serde_json::json!({"type": "object"}), ..tool() };
+    check(
+        &specials,
+        &[
+            Message::user(" Read it. "),
+            Message::assistant("", vec![call.clone()]),
+            Message::tool_result(&call, "one\ntwo"),
+        ],
+        &[tool],
+        "[<|begin_of_text|>][<|start_header_id|>]system[<|end_header_id|>]\n\n\
+         Environment: ipython\nCutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n[<|eot_id|>]\
+         [<|start_header_id|>]user[<|end_header_id|>]\n\n\
+         Given the following functions, please respond with a JSON for a function call with its proper arguments \
+         that best answers the given prompt.\n\nRespond in the format {\"name\": function name, \"parameters\": \
+         dictionary of argument name and its value}.Do not use variables.\n\n\
+         {\n    \"type\": \"function\",\n    \"function\": {\n        \"name\": \"workspace.read\",\n        \
+         \"description\": \"Reads a file.\",\n        \"parameters\": {\n            \"type\": \"object\"\n        \
+         }\n    }\n}\n\nRead it.[<|eot_id|>]\
+         [<|start_header_id|>]assistant[<|end_header_id|>]\n\n\
+         {\"name\": \"workspace.read\", \"parameters\": {\"path\": \"a b\"}}[<|eot_id|>]\
+         [<|start_header_id|>]ipython[<|end_header_id|>]\n\n\"one\\ntwo\"[<|eot_id|>]\
+         [<|start_header_id|>]assistant[<|end_header_id|>]\n\n",
+    );
+}
+
+#[test]
 fn chatml_keeps_content_as_it_is() {
     check(
         &chatml_specials(),

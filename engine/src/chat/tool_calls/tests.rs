@@ -193,3 +193,45 @@ fn ids_count_on() {
         .collect();
     assert_eq!(ids, ["call_4", "call_5"]);
 }
+
+/// Like [`parse`], for a reply that a grammar binds.
+fn parse_bound(text: &str, style: ToolCallStyle, prose: bool) -> String {
+    let mut parser = ToolCallParser::bound(&tools(), 1, style, prose);
+    let mut parsed: Vec<Parsed> =
+        text.char_indices().flat_map(|(at, letter)| parser.push(&text[at..at + letter.len_utf8()])).collect();
+    parsed.extend(parser.finish(false).parsed);
+    parsed
+        .iter()
+        .map(|parsed| match parsed {
+            Parsed::Text(text) => text.clone(),
+            Parsed::Call(call) => format!("⟨{} {}⟩", call.name, call.arguments),
+        })
+        .collect()
+}
+
+#[test]
+fn a_bound_reply_that_only_talks_about_calls_is_content() {
+    let call = r#"{"name": "f", "parameters": {}}"#;
+    for text in [&format!("Write {call}."), &format!("```\n{call}\n```"), "See <function=f>{}</function>."] {
+        for style in [ToolCallStyle::LlamaJson, ToolCallStyle::ToolCallTags] {
+            assert_eq!(parse_bound(text, style, true), *text);
+        }
+    }
+    assert_eq!(parse_bound(call, ToolCallStyle::LlamaJson, true), "⟨f {}⟩");
+    assert_eq!(parse_bound(call, ToolCallStyle::ToolCallTags, true), call);
+}
+
+#[test]
+fn bound_calls_in_tags_may_follow_words_but_not_stand_in_json() {
+    let tagged = "<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>";
+    let style = ToolCallStyle::ToolCallTags;
+    assert_eq!(parse_bound(&format!("So: {tagged}\n{tagged}"), style, true), "So: ⟨f {}⟩⟨f {}⟩");
+    let answer = serde_json::json!({"a": tagged}).to_string();
+    assert_eq!(parse_bound(&answer, style, false), answer);
+}
+
+#[test]
+fn a_bound_answer_that_looks_like_a_call_of_no_tool_is_content() {
+    let answer = r#"{"name": "g", "parameters": {"a": 1}}"#;
+    assert_eq!(parse_bound(answer, ToolCallStyle::LlamaJson, false), answer);
+}
