@@ -146,13 +146,14 @@ impl host::Host for State {
 
     fn emit(&mut self, chunk: String) {
         self.emitted.push(chunk.as_bytes());
-        let room = SHOWN_OUTPUT.saturating_sub(self.shown);
-        let Some(observer) = self.observer.as_ref().filter(|_| room > 0) else { return };
+        let (Some(observer), Some(room)) = (&self.observer, SHOWN_OUTPUT.checked_sub(self.shown)) else {
+            return;
+        };
         let shown = &chunk[..chunk.floor_char_boundary(room)];
         observer(shown);
         self.shown += shown.len();
         if shown.len() < chunk.len() {
-            self.shown = SHOWN_OUTPUT;
+            self.shown = usize::MAX;
             observer("\n[the rest of the output is not shown]\n");
         }
     }
@@ -355,6 +356,8 @@ fn breakdown(error: &wasmtime::Error) -> String {
     };
     match (error.downcast_ref::<Trap>(), error.downcast_ref::<I32Exit>()) {
         (Some(Trap::StackOverflow), _) => "it called itself too deeply".into(),
+        // Compilers keep a second stack in the guest's memory; where that one ends, memory does.
+        (Some(Trap::MemoryOutOfBounds), _) => "it left its memory, or called itself too deeply".into(),
         (Some(trap), _) => trap.to_string(),
         (None, Some(I32Exit(code))) => format!("it exited with code {code} instead of answering"),
         (None, None) if error.chain().any(too_much) => "it answered with more than 1 MiB".into(),
