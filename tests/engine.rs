@@ -10,7 +10,7 @@ use chaski_engine::{
 };
 use serde_json::{Value, json};
 
-use crate::support::{config, model, repository};
+use crate::support::{config, model};
 
 fn load() -> Engine {
     Engine::load(EngineOptions::new(model())).expect("the default model loads")
@@ -33,15 +33,6 @@ async fn reply(engine: &Engine, request: GenerateRequest) -> (String, Vec<Value>
             TokenEvent::Failed(error) => panic!("{error}"),
         }
     }
-}
-
-/// The reference is `tests/reference/nll.py` on the same file and text.
-#[test]
-fn likelihood_is_that_of_an_independent_f32_reference() {
-    const REFERENCE: f64 = 2.769_177;
-    let text = std::fs::read_to_string(repository().join("LICENSE")).expect("the text");
-    let found = block_on(load().mean_nll(&text, 512)).expect("a likelihood");
-    assert!((found / REFERENCE - 1.0).abs() < 0.01, "{found} is not within 1 % of {REFERENCE}");
 }
 
 #[test]

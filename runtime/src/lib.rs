@@ -14,4 +14,5 @@ pub mod tools;
 pub mod plugins;
 pub mod review;
 pub mod models;
+pub mod digest;
 pub mod suggest;

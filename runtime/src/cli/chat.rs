@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::display::escape::escape_control;
-use super::display::{TerminalDisplay, colour, json_observer};
+use super::display::{TerminalDisplay, colour, json_observer, tool_output};
 use super::run::{CANCELLED, cancel_on_interrupt, folder, journal_error, parse_roots};
 use super::{GlobalFlags, usage_error};
 use crate::agent::model::ChatModel;
@@ -67,17 +67,9 @@ pub async fn run(args: ChatArgs, config: &Config, global: &GlobalFlags) -> anyho
     let display = TerminalDisplay::new(colour());
     let observer: Observer =
         if global.json { json_observer() } else { chat_observer(&display, global.quiet) };
-    let live = observer.clone();
-    let output = Arc::new(move |tool: &str, text: &str| {
-        live(&LiveEvent::ToolOutput {
-            place: Place::default(),
-            tool: tool.to_owned(),
-            text: text.to_owned(),
-        });
-    });
     let plugins: Vec<String> =
         args.tools.iter().filter_map(|pattern| Some(pattern.split_once('.')?.0.to_owned())).collect();
-    let (tools, _host) = environment::tools(config, &plugins, &roots, output).await?;
+    let (tools, _host) = environment::tools(config, &plugins, &roots, tool_output(&observer)).await?;
     let granted = tools.grant(&args.tools).map_err(|error| {
         let hint = error.hint();
         usage_error(error, hint)

@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
+use crate::plugins::host::OutputObserver;
 use crate::run::event::{FinalState, LiveEvent, Place, RunEvent};
 use crate::run::recorder::Observer;
-use crate::tools::ToolOutcome;
 use crate::workflow::RunOutcome;
 use escape::escape_control;
 
@@ -114,8 +114,6 @@ impl TerminalDisplay {
             }
             RunEvent::ToolAnswered { outcome, text, seconds, .. } => {
                 state.tool_calls += 1;
-                let outcome =
-                    if *outcome == ToolOutcome::Ok { "ok".to_owned() } else { format!("{outcome:?}") };
                 let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
                 let line =
                     format!("    ← {outcome} in {:.1} ms: {}", seconds * 1000.0, shorten(first.trim()));
@@ -131,7 +129,7 @@ impl TerminalDisplay {
                 FinalState::Succeeded => {}
                 other => {
                     let reason = error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
-                    let line = format!("  {} {other:?}{reason}", shown_place(place));
+                    let line = format!("  {} {other}{reason}", shown_place(place));
                     self.line(state, &escape_control(&line));
                 }
             },
@@ -179,13 +177,25 @@ impl TerminalDisplay {
         }
         let speed = speed(state.tokens, state.decode_seconds, " at ");
         let State { turns, tool_calls, tokens, .. } = *state;
-        let ended = format!("{:?}", outcome.state).to_lowercase();
+        let ended = outcome.state;
         eprintln!(
             "{ended}: {} findings, {turns} turns, {tool_calls} tool calls, {tokens} tokens{speed}",
             findings.len()
         );
         eprintln!("run {run} (`chaski runs show {run}`)");
     }
+}
+
+/// Tells `observer` what a plugin puts out while one of its calls runs.
+pub fn tool_output(observer: &Observer) -> OutputObserver {
+    let live = observer.clone();
+    Arc::new(move |tool: &str, text: &str| {
+        live(&LiveEvent::ToolOutput {
+            place: Place::default(),
+            tool: tool.to_owned(),
+            text: text.to_owned(),
+        });
+    })
 }
 
 /// One JSON object a line on standard output for every event.

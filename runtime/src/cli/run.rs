@@ -7,13 +7,13 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
-use super::display::{TerminalDisplay, colour, json_observer, silent_observer};
+use super::display::{TerminalDisplay, colour, json_observer, silent_observer, tool_output};
 use super::{GlobalFlags, usage_error};
 use crate::config::Config;
 use crate::plugins::permissions::{Access, Root, Roots};
 use crate::review::hunks_tool::HunksTool;
 use crate::run::environment;
-use crate::run::event::{FinalState, LiveEvent, Place};
+use crate::run::event::FinalState;
 use crate::run::journal::{Journal, JournalError};
 use crate::run::recorder::{Observer, Recorder};
 use crate::suggest::closest;
@@ -55,15 +55,8 @@ pub async fn run(args: RunArgs, config: &Config, global: &GlobalFlags) -> anyhow
         (false, true) => silent_observer(),
         (false, false) => display.observer(),
     };
-    let live = observer.clone();
-    let output = Arc::new(move |tool: &str, text: &str| {
-        live(&LiveEvent::ToolOutput {
-            place: Place::default(),
-            tool: tool.to_owned(),
-            text: text.to_owned(),
-        });
-    });
-    let (mut tools, _host) = environment::tools(config, &plan.plugins(), &roots, output).await?;
+    let (mut tools, _host) =
+        environment::tools(config, &plan.plugins(), &roots, tool_output(&observer)).await?;
     tools.insert(Arc::new(HunksTool::new(plan.folder.clone())));
     // Again, now that the tools are known: their names and arguments.
     let plan = check::check(&workflow, Some(&tools)).map_err(invalid)?;

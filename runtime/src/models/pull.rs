@@ -312,7 +312,7 @@ fn digest_with(path: &Path, progress: bool) -> io::Result<String> {
         }
     }
     bar.finish_and_clear();
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(crate::digest::finish(hash))
 }
 
 /// A bar of bytes on standard error; nothing where that is no terminal.

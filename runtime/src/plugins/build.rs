@@ -257,5 +257,5 @@ fn sources_digest(source: &Path) -> std::io::Result<String> {
             }
         }
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(crate::digest::finish(hash))
 }

@@ -8,11 +8,12 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::error::PluginError;
+use crate::config::create_private;
+use crate::digest::sha256_hex;
 
 /// A larger component is a mistake or an attack; CPython with its library has 34 MB.
 const MAX_COMPONENT_BYTES: u64 = 64 << 20;
@@ -49,7 +50,7 @@ pub(super) fn load(
         return Err(fault(format!("it has {length} bytes, the most is {MAX_COMPONENT_BYTES}")));
     }
     let bytes = std::fs::read(file).map_err(|error| fault(error.to_string()))?;
-    let digest = hex(&Sha256::digest(&bytes));
+    let digest = sha256_hex(&bytes);
     let mut settings = DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut settings);
     let folder = cache_dir.join("components");
@@ -100,7 +101,7 @@ fn is_known_import(name: &str) -> bool {
 fn cached(engine: &Engine, entry: &Path) -> Option<Component> {
     let expected = std::fs::read_to_string(digest_file(entry)).ok()?;
     let code = std::fs::read(entry).ok()?;
-    if hex(&Sha256::digest(&code)) != expected.trim() {
+    if sha256_hex(&code) != expected.trim() {
         tracing::warn!(entry = %entry.display(), "a cached component was damaged or changed; it is made again");
         return None;
     }
@@ -121,7 +122,7 @@ fn store(entry: &Path, code: &[u8]) {
         side.persist(path)?;
         Ok(())
     };
-    let digest = hex(&Sha256::digest(code));
+    let digest = sha256_hex(code);
     if let Err(error) = write(entry, code).and_then(|()| write(&digest_file(entry), digest.as_bytes())) {
         tracing::warn!(entry = %entry.display(), %error, "a compiled component was not cached");
     }
@@ -138,11 +139,7 @@ fn private_folder(path: &Path) -> Result<(), PluginError> {
         reason,
         hint: Some("it holds compiled code: it must belong to you, with mode 0700".into()),
     };
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path).map_err(|error| fault(format!("cannot be created: {error}")))?;
+    create_private(path).map_err(|error| fault(error.to_string()))?;
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt;
@@ -157,8 +154,4 @@ fn private_folder(path: &Path) -> Result<(), PluginError> {
 
 pub(super) fn first_line(error: &wasmtime::Error) -> String {
     format!("{error:#}").lines().next().unwrap_or_default().to_owned()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

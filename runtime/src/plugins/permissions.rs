@@ -96,7 +96,7 @@ impl Effective {
     /// [`PluginError::Storage`] when one cannot be created or is no folder.
     pub fn create_private_folders(&self) -> Result<(), PluginError> {
         for folder in self.folders.iter().filter(|folder| folder.private) {
-            create_private(&folder.host).map_err(|reason| PluginError::Storage {
+            private_or_refused(&folder.host).map_err(|reason| PluginError::Storage {
                 path: folder.host.clone(),
                 reason,
                 hint: Some("move it away; the plugin then starts with an empty folder".to_owned()),
@@ -111,12 +111,8 @@ fn private_folder(data_dir: &Path, plugin: &str, name: &str) -> PathBuf {
     data_dir.join("plugin-data").join(plugin).join(name)
 }
 
-fn create_private(path: &Path) -> Result<(), String> {
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path).map_err(|error| format!("cannot be created: {error}"))?;
+fn private_or_refused(path: &Path) -> Result<(), String> {
+    crate::config::create_private(path).map_err(|error| error.to_string())?;
     match std::fs::symlink_metadata(path) {
         Ok(found) if found.is_dir() => Ok(()),
         Ok(_) => Err("is not a folder".to_owned()),

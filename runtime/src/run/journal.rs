@@ -356,15 +356,10 @@ impl Journal {
 /// Creates the folder (0700) and the database file (0600) if they are not there. SQLite gives its side files
 /// the mode of the database.
 fn create_private(data_dir: &Path, path: &Path) -> std::io::Result<()> {
-    let mut folder = fs::DirBuilder::new();
+    crate::config::create_private(data_dir).map_err(std::io::Error::other)?;
     let mut file = fs::OpenOptions::new();
     #[cfg(unix)]
-    {
-        use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-        folder.mode(0o700);
-        file.mode(0o600);
-    }
-    folder.recursive(true).create(data_dir)?;
+    std::os::unix::fs::OpenOptionsExt::mode(&mut file, 0o600);
     file.append(true).create(true).open(path).map(drop)
 }
 

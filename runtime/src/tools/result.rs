@@ -34,6 +34,24 @@ pub enum ToolOutcome {
     Unavailable,
 }
 
+impl std::fmt::Display for ToolOutcome {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::Ok => "ok",
+            Self::Error => "error",
+            Self::UnknownTool => "unknown tool",
+            Self::InvalidArguments => "invalid arguments",
+            Self::Denied => "denied",
+            Self::Timeout => "timeout",
+            Self::MemoryLimit => "memory limit",
+            Self::Trapped => "trapped",
+            Self::Cancelled => "cancelled",
+            Self::Overloaded => "overloaded",
+            Self::Unavailable => "unavailable",
+        })
+    }
+}
+
 /// What a tool call came to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ToolResult {
