@@ -9,16 +9,18 @@ pub mod gguf;
 pub mod weights;
 pub mod rope;
 pub mod kv_cache;
+pub mod logits;
 mod attention;
 mod llama;
 
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 
 pub use config::LlamaConfig;
 pub use gguf::GgufFile;
 pub use kv_cache::KvCache;
+pub use logits::Logits;
 
 use crate::error::EngineError;
 use crate::scheduler::batch::ScheduledBatch;
@@ -61,11 +63,12 @@ impl Model {
     }
 
     /// Computes the batch's tokens, writes their keys and values into `kv_cache`, and returns the logits
-    /// that the batch asks for: (positions wanted, vocabulary), f32, in the batch's order.
+    /// that the batch asks for, in the batch's order.
     ///
     /// # Errors
     /// [`EngineError::Compute`] when a tensor operation fails or the batch does not fit the cache.
-    pub fn forward(&self, batch: &ScheduledBatch, kv_cache: &mut KvCache) -> Result<Tensor, EngineError> {
-        self.llama.forward(batch, kv_cache)
+    pub fn forward(&mut self, batch: &ScheduledBatch, kv_cache: &mut KvCache) -> Result<Logits, EngineError> {
+        let logits = self.llama.forward(batch, kv_cache)?.flatten_all()?.to_vec1()?;
+        Ok(Logits::new(self.config.vocabulary, logits))
     }
 }

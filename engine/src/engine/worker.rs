@@ -4,13 +4,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use candle_core::Tensor;
 use tokio::sync::{mpsc, oneshot};
 
 use super::reply::{Next, Reply};
 use crate::chat::tool_calls::ToolCallParser;
 use crate::error::EngineError;
-use crate::model::{KvCache, Model};
+use crate::model::{KvCache, Logits, Model};
 use crate::request::{Finished, Sampling, Timings, TokenEvent, Usage};
 use crate::sampling::grammar::Grammar;
 use crate::scheduler::batch::{LogitsWanted, ScheduledBatch};
@@ -153,8 +152,8 @@ impl Worker {
             let batch = batch.map_err(out_of_blocks)?;
             let computed = self.model.forward(&batch, &mut self.kv_cache)?;
             self.scheduler.commit(&batch);
-            if computed.dim(0)? > 0 {
-                logits = Some(computed.squeeze(0)?.to_vec1::<f32>()?);
+            if computed.rows() > 0 {
+                logits = Some(computed.row(0).to_vec());
             }
         }
         Ok(logits)
@@ -174,7 +173,7 @@ impl Worker {
         while let Some(batch) = self.scheduler.schedule() {
             let batch = all_logits(batch.map_err(out_of_blocks)?);
             let logits = self.model.forward(&batch, &mut self.kv_cache)?;
-            total += negative_log_likelihood(&logits, &batch, &tokens)?;
+            total += negative_log_likelihood(&logits, &batch, &tokens);
             self.scheduler.commit(&batch);
         }
         tracing::debug!(tokens = count, seconds = Duration::as_secs_f64(&started.elapsed()), "scored a text");
@@ -193,19 +192,15 @@ fn all_logits(mut batch: ScheduledBatch) -> ScheduledBatch {
     batch
 }
 
-/// The sum over the batch's positions of -log p(next token). `logits`: (positions, vocabulary).
-fn negative_log_likelihood(
-    logits: &Tensor,
-    batch: &ScheduledBatch,
-    tokens: &[u32],
-) -> Result<f64, EngineError> {
+/// The sum over the batch's positions of -log p(next token).
+fn negative_log_likelihood(logits: &Logits, batch: &ScheduledBatch, tokens: &[u32]) -> f64 {
     let mut total = 0.0;
-    for (row, position) in (batch.sequences[0].position..).take(logits.dim(0)?).enumerate() {
+    for (row, position) in (batch.sequences[0].position..).take(logits.rows()).enumerate() {
         let Some(&next) = tokens.get(position + 1) else { continue };
-        let row = logits.get(row)?.to_vec1::<f32>()?;
+        let row = logits.row(row);
         let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let sum: f64 = row.iter().map(|logit| f64::from(logit - largest).exp()).sum();
         total += f64::from(largest) + sum.ln() - f64::from(row[next as usize]);
     }
-    Ok(total)
+    total
 }
