@@ -2,13 +2,16 @@
 //!
 //! Weights are repacked once, at load, into panels of 16 rows ([`packed`]); activations are rounded to 8 bits
 //! in blocks of 32 ([`activations`]); a matrix product is then integer dot products with one scale a block.
+//! Weights that a file keeps as floating-point numbers stay so ([`float`]).
 //! Each kernel exists in a portable form, which is the specification, and in forms for wider machines that
 //! [`cpu`] picks at run time. All give the same numbers up to the order of f32 sums.
 
 #![allow(unsafe_code)] // see the module docs: this folder is where it lives
 
 pub mod threads;
+mod parallel;
 pub mod packed;
+pub mod float;
 pub mod activations;
 pub mod cpu;
 pub mod matmul;

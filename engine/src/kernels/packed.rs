@@ -13,10 +13,13 @@
 use candle_core::quantized::GgmlDType;
 use half::f16;
 
-use super::packed::source::SourceBlocks;
+use super::parallel::fill_panels;
 use crate::error::EngineError;
 
 mod source;
+
+pub use source::Block;
+use source::SourceBlocks;
 
 /// Output rows of a panel: the 32-bit lanes of a 512-bit register.
 pub const PANEL_ROWS: usize = 16;
@@ -30,10 +33,12 @@ pub enum Encoding {
     Four,
     /// 4 bits, a scale and a minimum for 32 columns: Q4_1, Q4_K.
     FourMin,
-    /// 8 bits, zero 128, a scale for 32 columns: Q8_0.
+    /// 8 bits, zero 128, a scale for 32 columns: Q8_0, Q5_0.
     Eight,
-    /// 8 bits, zero 128, a scale for 16 columns: Q6_K, Q5_0 and Q5_1 by way of f32.
+    /// 8 bits, zero 128, a scale for 16 columns: Q6_K.
     EightHalf,
+    /// 8 bits, a scale and a minimum for 32 columns: Q5_1, Q5_K.
+    EightMin,
 }
 
 impl Encoding {
@@ -41,7 +46,7 @@ impl Encoding {
     pub const fn block_bytes(self) -> usize {
         match self {
             Self::Four | Self::FourMin => PANEL_ROWS * BLOCK_COLUMNS / 2,
-            Self::Eight | Self::EightHalf => PANEL_ROWS * BLOCK_COLUMNS,
+            Self::Eight | Self::EightHalf | Self::EightMin => PANEL_ROWS * BLOCK_COLUMNS,
         }
     }
 
@@ -57,7 +62,7 @@ impl Encoding {
     pub const fn zero(self) -> i32 {
         match self {
             Self::Four => 8,
-            Self::FourMin => 0,
+            Self::FourMin | Self::EightMin => 0,
             Self::Eight | Self::EightHalf => 128,
         }
     }
@@ -67,9 +72,34 @@ impl Encoding {
         match dtype {
             GgmlDType::Q4_0 => Some(Self::Four),
             GgmlDType::Q4_1 | GgmlDType::Q4K => Some(Self::FourMin),
-            GgmlDType::Q8_0 => Some(Self::Eight),
+            GgmlDType::Q8_0 | GgmlDType::Q5_0 => Some(Self::Eight),
             GgmlDType::Q6K => Some(Self::EightHalf),
+            GgmlDType::Q5_1 | GgmlDType::Q5K => Some(Self::EightMin),
             _ => None,
+        }
+    }
+
+    /// Bits of a stored weight.
+    const fn bits(self) -> usize {
+        match self {
+            Self::Four | Self::FourMin => 4,
+            Self::Eight | Self::EightHalf | Self::EightMin => 8,
+        }
+    }
+
+    /// Whether weights have a minimum.
+    const fn has_min(self) -> bool {
+        matches!(self, Self::FourMin | Self::EightMin)
+    }
+
+    /// Where the weight of `column` of a block, for `lane`, is stored: line, byte, and shift.
+    ///
+    /// 4 bits: a byte holds columns c and c + 4 of a group of 8. 8 bits: a line holds 4 columns.
+    const fn place(self, column: usize, lane: usize) -> (usize, usize, usize) {
+        let byte = lane * 4 + column % 4;
+        match self.bits() {
+            4 => (column / 8, byte, if column % 8 < 4 { 0 } else { 4 }),
+            _ => (column / 4, byte, 0),
         }
     }
 }
@@ -89,6 +119,8 @@ pub struct PackedMatrix {
     scales: Vec<f16>,
     /// (panels, blocks, 16), or empty.
     mins: Vec<f16>,
+    /// See [`Self::permutation`].
+    permutation: Option<Vec<u32>>,
 }
 
 impl PackedMatrix {
@@ -108,50 +140,74 @@ impl PackedMatrix {
         };
         let encoding = Encoding::of(dtype).ok_or_else(|| fault("no integer encoding".into()))?;
         let source = SourceBlocks::new(bytes, dtype, rows, columns).map_err(fault)?;
-        let panels = rows.div_ceil(PANEL_ROWS);
-        let blocks = columns / BLOCK_COLUMNS;
-        let mut matrix = Self {
-            rows,
-            columns,
-            encoding,
-            quants: vec![Line([0; 64]); panels * blocks * encoding.block_bytes() / 64],
-            scales: vec![f16::ZERO; panels * blocks * encoding.scales() * PANEL_ROWS],
-            mins: vec![
-                f16::ZERO;
-                if encoding == Encoding::FourMin { panels * blocks * PANEL_ROWS } else { 0 }
-            ],
-        };
-        for row in 0..rows {
-            for block in 0..blocks {
-                matrix.place(row, block, &source.block(row, block));
-            }
-        }
-        Ok(matrix)
+        Self::from_blocks(encoding, rows, columns, |row, block| source.block(row, block))
     }
 
-    /// Puts one row's 32 weights where the kernels read them.
-    fn place(&mut self, row: usize, block: usize, source: &source::Block) {
-        let blocks = self.blocks();
-        let (panel, lane) = (row / PANEL_ROWS, row % PANEL_ROWS);
-        let at = panel * blocks + block;
-        let bytes = self.encoding.block_bytes();
-        for (column, &quant) in source.quants.iter().enumerate() {
-            // 4-bit: a byte holds columns c and c + 4 of a group of 8. 8-bit: a group of 4 columns a line.
-            let (line, byte, shift) = match self.encoding {
-                Encoding::Four | Encoding::FourMin => {
-                    (column / 8, lane * 4 + column % 4, if column % 8 < 4 { 0 } else { 4 })
+    /// Packs what `source` gives for each row and block of 32 columns.
+    ///
+    /// # Errors
+    /// [`EngineError::Compute`] when a side is 0 or the columns do not fill whole blocks.
+    pub fn from_blocks(
+        encoding: Encoding,
+        rows: usize,
+        columns: usize,
+        source: impl Fn(usize, usize) -> Block + Sync,
+    ) -> Result<Self, EngineError> {
+        if rows == 0 || columns == 0 || !columns.is_multiple_of(BLOCK_COLUMNS) {
+            return Err(EngineError::Compute(format!(
+                "cannot pack {rows}x{columns}: the columns do not fill whole blocks of {BLOCK_COLUMNS}"
+            )));
+        }
+        let panels = rows.div_ceil(PANEL_ROWS);
+        let blocks = columns / BLOCK_COLUMNS;
+        let lines = blocks * encoding.block_bytes() / 64;
+        let panel_scales = blocks * encoding.scales() * PANEL_ROWS;
+        let panel_mins = if encoding.has_min() { blocks * PANEL_ROWS } else { 0 };
+        let mut quants = vec![Line([0; 64]); panels * lines];
+        let mut scales = vec![f16::ZERO; panels * panel_scales];
+        let mut mins = vec![f16::ZERO; panels * panel_mins];
+
+        let mut mins_left = &mut mins[..];
+        let parts = quants.chunks_exact_mut(lines).zip(scales.chunks_exact_mut(panel_scales)).map(
+            |(quants, scales)| {
+                let (mins, left) = std::mem::take(&mut mins_left).split_at_mut(panel_mins);
+                mins_left = left;
+                PanelMut { encoding, quants, scales, mins }
+            },
+        );
+        fill_panels(parts.enumerate(), rows * columns, |(panel, mut part)| {
+            for lane in 0..PANEL_ROWS.min(rows - panel * PANEL_ROWS) {
+                for block in 0..blocks {
+                    part.place(lane, block, &source(panel * PANEL_ROWS + lane, block));
                 }
-                Encoding::Eight | Encoding::EightHalf => (column / 4, lane * 4 + column % 4, 0),
-            };
-            self.quants[at * bytes / 64 + line].0[byte] |= quant << shift;
+            }
+        });
+        Ok(Self { rows, columns, encoding, quants, scales, mins, permutation: None })
+    }
+
+    /// The same matrix, whose column j belongs to column `permutation[j]` of the input.
+    ///
+    /// # Errors
+    /// [`EngineError::Compute`] when `permutation` does not name every column once.
+    pub fn with_permutation(mut self, permutation: Vec<u32>) -> Result<Self, EngineError> {
+        let mut seen = vec![false; self.columns];
+        let once =
+            |&column: &u32| seen.get_mut(column as usize).is_some_and(|seen| !std::mem::replace(seen, true));
+        if permutation.len() != self.columns || !permutation.iter().all(once) {
+            return Err(EngineError::Compute(format!(
+                "the order of the columns is no permutation of {}",
+                self.columns
+            )));
         }
-        let scales = self.encoding.scales();
-        for (part, &scale) in source.scales[..scales].iter().enumerate() {
-            self.scales[(at * scales + part) * PANEL_ROWS + lane] = scale;
-        }
-        if let Some(min) = self.mins.get_mut(at * PANEL_ROWS + lane) {
-            *min = source.min;
-        }
+        self.permutation = Some(permutation);
+        Ok(self)
+    }
+
+    /// The order of the columns, if it is not the input's: column j of the stored matrix is column
+    /// `permutation[j]` of the input. A product has to gather its activations by it first; weights quantised
+    /// with activation order (GPTQ's `desc_act`) are stored so, because their groups are scattered.
+    pub fn permutation(&self) -> Option<&[u32]> {
+        self.permutation.as_deref()
     }
 
     /// Output rows.
@@ -181,7 +237,9 @@ impl PackedMatrix {
 
     /// Bytes of memory that the weights take.
     pub fn bytes(&self) -> usize {
-        self.quants.len() * 64 + (self.scales.len() + self.mins.len()) * 2
+        self.quants.len() * 64
+            + (self.scales.len() + self.mins.len()) * 2
+            + self.permutation.as_ref().map_or(0, |permutation| permutation.len() * 4)
     }
 
     /// The quants, scales and minima of one panel.
@@ -197,21 +255,21 @@ impl PackedMatrix {
         }
     }
 
-    /// Row `row` as f32: for an embedding table that is also the output head.
+    /// Row `row` as f32, in the input's order of columns: for an embedding table that is also the output head.
+    ///
+    /// # Panics
+    /// When the matrix has no such row.
     pub fn row(&self, row: usize, out: &mut [f32]) {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
         let (lane, panel) = (row % PANEL_ROWS, self.panel(row / PANEL_ROWS));
         let lines = self.encoding.block_bytes() / 64;
-        for (column, out) in out.iter_mut().enumerate().take(self.columns) {
+        for column in 0..self.columns {
+            let to = self.permutation.as_ref().map_or(column, |permutation| permutation[column] as usize);
+            let Some(out) = out.get_mut(to) else { continue };
             let (block, inside) = (column / BLOCK_COLUMNS, column % BLOCK_COLUMNS);
-            let stored = match self.encoding {
-                Encoding::Four | Encoding::FourMin => {
-                    let byte = panel.quants[block * lines + inside / 8].0[lane * 4 + inside % 4];
-                    if inside % 8 < 4 { byte & 15 } else { byte >> 4 }
-                }
-                Encoding::Eight | Encoding::EightHalf => {
-                    panel.quants[block * lines + inside / 4].0[lane * 4 + inside % 4]
-                }
-            };
+            let (line, byte, shift) = self.encoding.place(inside, lane);
+            let mask = if self.encoding.bits() == 4 { 15 } else { 255 };
+            let stored = (panel.quants[block * lines + line].0[byte] >> shift) & mask;
             let part = inside * self.encoding.scales() / BLOCK_COLUMNS;
             let scale = panel.scales[(block * self.encoding.scales() + part) * PANEL_ROWS + lane].to_f32();
             let min = panel.mins.get(block * PANEL_ROWS + lane).map_or(0.0, |min| min.to_f32());
@@ -226,6 +284,32 @@ pub(super) struct Panel<'a> {
     pub(super) quants: &'a [Line],
     pub(super) scales: &'a [f16],
     pub(super) mins: &'a [f16],
+}
+
+/// One panel's share of the arrays, while it is filled.
+struct PanelMut<'a> {
+    encoding: Encoding,
+    quants: &'a mut [Line],
+    scales: &'a mut [f16],
+    mins: &'a mut [f16],
+}
+
+impl PanelMut<'_> {
+    /// Puts one row's 32 weights where the kernels read them.
+    fn place(&mut self, lane: usize, block: usize, source: &Block) {
+        let lines = self.encoding.block_bytes() / 64;
+        for (column, &quant) in source.quants.iter().enumerate() {
+            let (line, byte, shift) = self.encoding.place(column, lane);
+            self.quants[block * lines + line].0[byte] |= quant << shift;
+        }
+        let scales = self.encoding.scales();
+        for (part, &scale) in source.scales[..scales].iter().enumerate() {
+            self.scales[(block * scales + part) * PANEL_ROWS + lane] = scale;
+        }
+        if let Some(min) = self.mins.get_mut(block * PANEL_ROWS + lane) {
+            *min = source.min;
+        }
+    }
 }
 
 #[cfg(test)]

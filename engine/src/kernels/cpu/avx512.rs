@@ -65,6 +65,7 @@ unsafe fn by_encoding<const T: usize>(
             Encoding::FourMin => kernel::<T, 4, 1, true>(0, blocks, panel, input, first, out),
             Encoding::Eight => kernel::<T, 8, 1, false>(128, blocks, panel, input, first, out),
             Encoding::EightHalf => kernel::<T, 8, 2, false>(128, blocks, panel, input, first, out),
+            Encoding::EightMin => kernel::<T, 8, 1, true>(0, blocks, panel, input, first, out),
         }
     }
 }

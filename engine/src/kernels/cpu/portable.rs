@@ -33,7 +33,9 @@ pub fn panel(
                             let byte = lines[column / 8].0[lane * 4 + column % 4];
                             if column % 8 < 4 { byte & 15 } else { byte >> 4 }
                         }
-                        Encoding::Eight | Encoding::EightHalf => lines[column / 4].0[lane * 4 + column % 4],
+                        Encoding::Eight | Encoding::EightHalf | Encoding::EightMin => {
+                            lines[column / 4].0[lane * 4 + column % 4]
+                        }
                     };
                     dot[column / 16] += i32::from(stored) * i32::from(activation);
                 }

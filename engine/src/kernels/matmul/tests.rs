@@ -81,6 +81,21 @@ fn q6_k_agrees_with_f32() {
 }
 
 #[test]
+fn q5_0_agrees_with_f32() {
+    check(GgmlDType::Q5_0, 32, 96, 9);
+}
+
+#[test]
+fn q5_1_agrees_with_f32() {
+    check(GgmlDType::Q5_1, 32, 96, 9);
+}
+
+#[test]
+fn q5_k_agrees_with_f32() {
+    check(GgmlDType::Q5K, 32, 512, 9);
+}
+
+#[test]
 fn rows_that_do_not_fill_a_panel_agree_too() {
     check(GgmlDType::Q4_0, 21, 64, 3);
 }
