@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod gguf;
+pub mod checkpoint;
 pub mod weights;
 pub mod rope;
 pub mod kv_cache;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 
+pub use checkpoint::{Checkpoint, Matrix};
 pub use config::LlamaConfig;
 pub use gguf::GgufFile;
 pub use kv_cache::KvCache;

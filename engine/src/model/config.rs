@@ -6,7 +6,7 @@
 use candle_core::quantized::gguf_file::Value;
 
 use super::gguf::GgufFile;
-use super::rope::RopeScaling;
+use super::rope::{RopeScaling, YarnScaling};
 use crate::error::EngineError;
 
 /// The numbers of one model.
@@ -41,9 +41,9 @@ pub struct LlamaConfig {
 }
 
 /// Far above any model of the family (126 layers, 16,384 wide, 128,256 ids); keeps products inside `usize`.
-const MAX_LAYERS: usize = 1024;
-const MAX_WIDTH: usize = 1 << 20;
-const MAX_CONTEXT: usize = 1 << 24;
+pub(super) const MAX_LAYERS: usize = 1024;
+pub(super) const MAX_WIDTH: usize = 1 << 20;
+pub(super) const MAX_CONTEXT: usize = 1 << 24;
 
 impl LlamaConfig {
     /// Reads and checks the metadata of `file`; all faults are reported together.
@@ -83,10 +83,81 @@ impl LlamaConfig {
             tied_head: file.tensor_info("output.weight").is_none(),
         };
         reader.check(&config);
+        reader
+            .faults
+            .extend(config.contradictions("llama.rope.freq_base", "llama.attention.layer_norm_rms_epsilon"));
         match reader.faults.is_empty() {
             true => Ok(config),
             false => Err(file.unusable(reader.faults.join("; "))),
         }
+    }
+
+    /// Lets sequences have `tokens` tokens, which is more than the model was trained for, by stretching the
+    /// rotary frequencies as `scaling` says. Returns a warning for whoever asked for it.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidRequest`] when the model's context is as long already, `scaling` does not reach
+    /// that far, or the model's frequencies are stretched in another way already.
+    pub fn extend_context(&mut self, tokens: usize, scaling: RopeScaling) -> Result<String, EngineError> {
+        let refuse = |reason: String| Err(EngineError::InvalidRequest(reason));
+        let trained = self.context;
+        if tokens <= trained || tokens > MAX_CONTEXT {
+            return refuse(format!(
+                "a context of {tokens} tokens needs no stretching or is too long: the model's own has {trained}, \
+                 at most {MAX_CONTEXT} are possible"
+            ));
+        }
+        if let Some(fault) = scaling.fault() {
+            return refuse(fault);
+        }
+        if self.rope_scaling != RopeScaling::None {
+            return refuse(format!(
+                "the model's rotary frequencies are stretched already ({:?}); they cannot be stretched again",
+                self.rope_scaling
+            ));
+        }
+        let reach = match scaling {
+            RopeScaling::None | RopeScaling::Divisors => {
+                return refuse(format!("a context above {trained} tokens needs a rotary scaling"));
+            }
+            RopeScaling::Linear { factor }
+            | RopeScaling::Ntk { factor }
+            | RopeScaling::Llama3 { factor, .. }
+            | RopeScaling::Yarn(YarnScaling { factor, .. }) => trained as f64 * f64::from(factor),
+            RopeScaling::DynamicNtk { .. } => MAX_CONTEXT as f64,
+        };
+        if (tokens as f64) > reach.ceil() {
+            return refuse(format!("{scaling:?} stretches {trained} tokens to {reach:.0}, not to {tokens}"));
+        }
+        self.context = tokens;
+        let warning = format!(
+            "a context of {tokens} tokens is above the {trained} that the model was trained for: its rotary \
+             frequencies are stretched ({scaling:?}), and answers may be worse, short ones included"
+        );
+        self.rope_scaling = scaling;
+        Ok(warning)
+    }
+
+    /// What the numbers contradict, whatever file they come from; the keys are for messages.
+    pub(super) fn contradictions(&self, theta_key: &str, eps_key: &str) -> Vec<String> {
+        let Self { num_heads, num_kv_heads, head_dim, rope_theta, norm_eps, .. } = *self;
+        let mut faults = Vec::new();
+        if num_heads > 0 && num_kv_heads > 0 && !num_heads.is_multiple_of(num_kv_heads) {
+            faults.push(format!(
+                "{num_heads} query heads cannot share {num_kv_heads} key and value heads evenly"
+            ));
+        }
+        if num_heads > 0 && (head_dim == 0 || !head_dim.is_multiple_of(2)) {
+            faults.push(format!("heads are {head_dim} wide, rotary embedding needs an even width"));
+        }
+        if !(rope_theta.is_finite() && rope_theta > 1.0) {
+            faults.push(format!("`{theta_key}` is {rope_theta}"))
+        }
+        if !(norm_eps.is_finite() && (0.0..1.0).contains(&norm_eps)) {
+            faults.push(format!("`{eps_key}` is {norm_eps}"))
+        }
+        faults.extend(self.rope_scaling.fault());
+        faults
     }
 
     /// Bytes of keys and values that one token takes in an f32 cache.
@@ -103,45 +174,44 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// What the numbers must have to do with each other.
     fn check(&mut self, config: &LlamaConfig) {
-        let LlamaConfig { num_heads, num_kv_heads, head_dim, rope_theta, norm_eps, .. } = *config;
-        if num_heads > 0 && num_kv_heads > 0 && !num_heads.is_multiple_of(num_kv_heads) {
-            self.faults.push(format!(
-                "{num_heads} query heads cannot share {num_kv_heads} key and value heads evenly"
-            ));
-        }
-        if num_heads > 0 && (head_dim == 0 || !head_dim.is_multiple_of(2)) {
-            self.faults.push(format!("heads are {head_dim} wide, rotary embedding needs an even width"));
-        }
         for key in ["llama.rope.dimension_count", "llama.attention.value_length"] {
             if let Some(width) = self.optional(key, MAX_WIDTH)
-                && width != head_dim
+                && width != config.head_dim
             {
-                self.faults.push(format!("`{key}` is {width}, the heads are {head_dim} wide: not supported"));
+                self.faults.push(format!(
+                    "`{key}` is {width}, the heads are {} wide: not supported",
+                    config.head_dim
+                ));
             }
-        }
-        if !(rope_theta.is_finite() && rope_theta > 0.0) {
-            self.faults.push(format!("`llama.rope.freq_base` is {rope_theta}"))
-        }
-        if !(norm_eps.is_finite() && (0.0..1.0).contains(&norm_eps)) {
-            self.faults.push(format!("`llama.attention.layer_norm_rms_epsilon` is {norm_eps}"))
         }
     }
 
     fn rope_scaling(&mut self) -> RopeScaling {
         let factor = self.number("llama.rope.scaling.factor").or(self.number("llama.rope.scale_linear"));
         let kind = self.text("llama.rope.scaling.type");
+        let plain = match self.file.tensor_info("rope_freqs.weight") {
+            Some(_) => RopeScaling::Divisors,
+            None => RopeScaling::None,
+        };
         match (kind.as_deref(), factor) {
-            (None | Some("none"), None) | (Some("none"), _) => RopeScaling::None,
-            (Some("linear") | None, Some(factor)) if factor.is_finite() && factor > 0.0 => {
-                if factor == 1.0 {
-                    RopeScaling::None
-                } else {
-                    RopeScaling::Linear { factor }
-                }
+            (None | Some("none"), None) | (Some("none"), _) => plain,
+            (Some("linear") | None, Some(1.0)) => plain,
+            (Some("linear") | None, Some(factor)) => RopeScaling::Linear { factor },
+            (Some("yarn"), Some(factor)) => {
+                let original = "llama.rope.scaling.original_context_length";
+                let yarn = YarnScaling::new(factor, self.required(original, MAX_CONTEXT));
+                let number = |key: &str| self.number(&format!("llama.rope.scaling.{key}"));
+                RopeScaling::Yarn(YarnScaling {
+                    beta_fast: number("yarn_beta_fast").unwrap_or(yarn.beta_fast),
+                    beta_slow: number("yarn_beta_slow").unwrap_or(yarn.beta_slow),
+                    // ggml multiplies the paper's factor by this one.
+                    attention_factor: yarn.attention_factor * number("attn_factor").unwrap_or(1.0),
+                    ..yarn
+                })
             }
             (kind, factor) => {
                 self.faults.push(format!(
-                    "rotary scaling `{}` with factor {factor:?} is not supported, `linear` and a \
+                    "rotary scaling `{}` with factor {factor:?} is not supported; `linear`, `yarn` and a \
                      `rope_freqs.weight` tensor are",
                     kind.unwrap_or("linear")
                 ));

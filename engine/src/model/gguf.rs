@@ -8,7 +8,7 @@ mod header;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufReader, Seek};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -16,7 +16,10 @@ use candle_core::Device;
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 
+use super::checkpoint::Matrix;
 use crate::error::EngineError;
+use crate::kernels::float::{FloatKind, FloatMatrix};
+use crate::kernels::packed::{Encoding, PackedMatrix};
 
 /// An opened GGUF file with its metadata.
 pub struct GgufFile {
@@ -76,9 +79,90 @@ impl GgufFile {
             .map_err(|error| self.unusable(format!("tensor `{name}`: {}", first_line(&error))))
     }
 
+    /// What stands against tensor `name` having `expected` as its shape and being computed with, if anything.
+    pub(super) fn tensor_fault(&self, name: &str, expected: &[usize]) -> Option<String> {
+        let Some((shape, format)) = self.tensor_info(name) else {
+            return Some(format!("tensor `{name}` is missing"));
+        };
+        let supported = match expected {
+            [_] => float_kind(format).is_some(),
+            _ => float_kind(format).is_some() || Encoding::of(format).is_some(),
+        };
+        if shape != expected {
+            Some(format!("tensor `{name}` has the shape {shape:?}, the metadata calls for {expected:?}"))
+        } else if !supported {
+            Some(format!("tensor `{name}` is stored as {format:?}, which is not supported"))
+        } else {
+            None
+        }
+    }
+
+    /// Bias tensors belong to relatives of Llama; ignoring them would give wrong answers without a word.
+    pub(super) fn bias_fault(&self) -> Option<String> {
+        let biases = self.tensor_names().filter(|name| name.starts_with("blk.") && name.ends_with(".bias"));
+        biases.min().map(|name| format!("it has biases (`{name}`), which Llama does not have"))
+    }
+
+    /// Tensor `name`, of one dimension and not quantised.
+    pub(super) fn vector(&self, name: &str) -> Result<Vec<f32>, EngineError> {
+        let (shape, format) = self.known(name)?;
+        let (1, Some(kind)) = (shape.len(), float_kind(format)) else {
+            return Err(self.unusable(format!(
+                "tensor `{name}` is {format:?} of shape {shape:?}, not a vector of floats"
+            )));
+        };
+        let bytes = self.bytes(name)?;
+        Ok(bytes.chunks_exact(kind.size()).map(|value| kind.value(value)).collect())
+    }
+
+    /// Tensor `name`, (`rows`, `columns`), repacked.
+    pub(super) fn matrix(&self, name: &str, rows: usize, columns: usize) -> Result<Matrix, EngineError> {
+        let (_shape, format) = self.known(name)?;
+        if let Some(fault) = self.tensor_fault(name, &[rows, columns]) {
+            return Err(self.unusable(fault));
+        }
+        let bytes = self.bytes(name)?;
+        let matrix = match float_kind(format) {
+            Some(kind) => FloatMatrix::from_rows(&bytes, kind, rows, columns).map(Matrix::Float),
+            None => PackedMatrix::from_gguf(&bytes, format, rows, columns).map(Matrix::Packed),
+        };
+        matrix.map_err(|error| self.unusable(format!("tensor `{name}`: {error}")))
+    }
+
+    fn known(&self, name: &str) -> Result<(&[usize], GgmlDType), EngineError> {
+        self.tensor_info(name).ok_or_else(|| self.unusable(format!("tensor `{name}` is missing")))
+    }
+
+    /// The bytes of tensor `name` as they are stored; opening has checked that they lie inside the file.
+    fn bytes(&self, name: &str) -> Result<Vec<u8>, EngineError> {
+        let (shape, format) = self.known(name)?;
+        let length = shape.iter().product::<usize>() / format.block_size() * format.type_size();
+        let start = self.content.tensor_data_offset + self.content.tensor_infos[name].offset;
+        let mut reader = self.reader.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut bytes = Vec::with_capacity(length);
+        reader
+            .seek(SeekFrom::Start(start))
+            .and_then(|_| reader.by_ref().take(length as u64).read_to_end(&mut bytes))
+            .map_err(|error| EngineError::Read { path: self.path.clone(), reason: error.to_string() })?;
+        match bytes.len() == length {
+            true => Ok(bytes),
+            false => Err(self.unusable(format!("tensor `{name}` was cut off after the file was opened"))),
+        }
+    }
+
     /// [`EngineError::Model`] about this file.
     pub(crate) fn unusable(&self, reason: impl Into<String>) -> EngineError {
         EngineError::Model { path: self.path.clone(), reason: reason.into() }
+    }
+}
+
+/// The kind of number of a format that is not quantised.
+fn float_kind(format: GgmlDType) -> Option<FloatKind> {
+    match format {
+        GgmlDType::F32 => Some(FloatKind::F32),
+        GgmlDType::F16 => Some(FloatKind::F16),
+        GgmlDType::BF16 => Some(FloatKind::Bf16),
+        _ => None,
     }
 }
 

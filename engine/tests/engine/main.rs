@@ -3,4 +3,5 @@
 mod tiny;
 mod parity;
 mod malformed;
+mod checkpoint;
 mod smollm2;

@@ -198,9 +198,11 @@ fn heads_that_do_not_divide_are_refused() {
 #[test]
 fn unknown_rope_scaling_is_refused() {
     let mut model = TinyModel::new(&small());
-    model.set("llama.rope.scaling.type", Value::String("yarn".into()));
+    model.set("llama.rope.scaling.type", Value::String("longrope".into()));
     model.set("llama.rope.scaling.factor", Value::F32(2.0));
-    check(&model, &["rotary scaling `yarn`"]);
+    check(&model, &["rotary scaling `longrope`"]);
+    model.set("llama.rope.scaling.type", Value::String("yarn".into()));
+    check(&model, &["`llama.rope.scaling.original_context_length` is missing"]);
 }
 
 #[test]
