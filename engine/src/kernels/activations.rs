@@ -1,8 +1,8 @@
 //! Activations rounded to 8 bits, for the integer dot products of [`super::matmul`].
 //!
 //! Each block of 32 columns of one token has one scale: its largest magnitude becomes 127. The error is at
-//! most 1/254 of that magnitude a value. Sums of the quants are kept beside them, because a weight is stored
-//! with an offset: `Σ (w - zero) a = Σ w a - zero Σ a`.
+//! most 1/254 of that magnitude a value. Sums are kept beside them, because a weight is stored with an
+//! offset: `Σ (w - zero) a = Σ w a - zero Σ a`.
 
 use super::cpu::InstructionSet;
 use super::packed::BLOCK_COLUMNS;
@@ -21,8 +21,8 @@ pub struct QuantizedActivations {
     pub(super) quants: Vec<i8>,
     /// (tokens, blocks)
     pub(super) scales: Vec<f32>,
-    /// (tokens, blocks, 2): sums of the quants of each half block.
-    pub(super) sums: Vec<i32>,
+    /// (tokens, blocks, 2): for each half block, the sum of its quants times the scale.
+    pub(super) sums: Vec<f32>,
 }
 
 impl QuantizedActivations {
@@ -47,7 +47,7 @@ impl QuantizedActivations {
         let blocks = input.len() / BLOCK_COLUMNS;
         self.quants.resize(input.len(), 0);
         self.scales.resize(blocks, 0.0);
-        self.sums.resize(blocks * 2, 0);
+        self.sums.resize(blocks * 2, 0.0);
         if self.tokens < SHARED_TOKENS {
             return round(set, input, &mut self.quants, &mut self.scales, &mut self.sums);
         }
@@ -72,13 +72,13 @@ impl QuantizedActivations {
 multiversion! {
     /// Rounds whole blocks of `input`: a scale and two sums for each. A block with a NaN or infinity becomes
     /// all NaN by its scale, so that it shows in the logits instead of turning into a plausible number.
-    fn round(input: &[f32], quants: &mut [i8], scales: &mut [f32], sums: &mut [i32]) = round_body;
+    fn round(input: &[f32], quants: &mut [i8], scales: &mut [f32], sums: &mut [f32]) = round_body;
 }
 
 /// # Safety
 /// As [`Simd`].
 #[inline(always)]
-unsafe fn round_body<S: Simd>(input: &[f32], quants: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
+unsafe fn round_body<S: Simd>(input: &[f32], quants: &mut [i8], scales: &mut [f32], sums: &mut [f32]) {
     let blocks = input.len() / BLOCK_COLUMNS;
     assert!(quants.len() == input.len() && scales.len() == blocks && sums.len() == blocks * 2);
     for block in 0..blocks {
@@ -92,11 +92,12 @@ unsafe fn round_body<S: Simd>(input: &[f32], quants: &mut [i8], scales: &mut [f3
             let zeros = S::add(S::mul(halves[0], S::splat(0.0)), S::mul(halves[1], S::splat(0.0)));
             let finite = S::reduce_add(zeros) == 0.0;
             let inverse = if finite && largest > 0.0 { 127.0 / largest } else { 0.0 };
+            let scale = if finite { largest / 127.0 } else { f32::NAN };
             for (half, x) in halves.into_iter().enumerate() {
                 let scaled = if finite { S::mul(x, S::splat(inverse)) } else { S::splat(0.0) };
-                sums[block * 2 + half] = S::store_i8(to.add(half * LANES), scaled);
+                sums[block * 2 + half] = S::store_i8(to.add(half * LANES), scaled) as f32 * scale;
             }
-            scales[block] = if finite { largest / 127.0 } else { f32::NAN };
+            scales[block] = scale;
         }
     }
 }
@@ -106,16 +107,19 @@ mod tests {
     use super::*;
 
     /// One block rounded by every set: they agree.
-    fn rounded(block: &[f32; BLOCK_COLUMNS]) -> ([i8; BLOCK_COLUMNS], f32, [i32; 2]) {
+    fn rounded(block: &[f32; BLOCK_COLUMNS]) -> ([i8; BLOCK_COLUMNS], f32, [f32; 2]) {
         let by = |set| {
-            let (mut quants, mut scale, mut sums) = ([1; BLOCK_COLUMNS], [1.0], [1; 2]);
+            let (mut quants, mut scale, mut sums) = ([1; BLOCK_COLUMNS], [1.0], [1.0; 2]);
             round(set, block, &mut quants, &mut scale, &mut sums);
             (quants, scale[0], sums)
         };
         let expected = by(InstructionSet::Portable);
         for set in InstructionSet::all() {
             let found = by(set);
-            assert_eq!((found.0, found.1.to_bits(), found.2), (expected.0, expected.1.to_bits(), expected.2));
+            let bits = |(quants, scale, sums): ([i8; BLOCK_COLUMNS], f32, [f32; 2])| {
+                (quants, scale.to_bits(), sums.map(f32::to_bits))
+            };
+            assert_eq!(bits(found), bits(expected));
         }
         expected
     }
@@ -126,13 +130,13 @@ mod tests {
         block[3] = -2.0;
         block[20] = 1.0;
         let (quants, scale, sums) = rounded(&block);
-        assert_eq!((quants[3], quants[20], sums), (-127, 64, [-127, 64]));
+        assert_eq!((quants[3], quants[20], sums), (-127, 64, [-127.0 * scale, 64.0 * scale]));
         assert!((scale * 127.0 - 2.0).abs() < 1e-6);
     }
 
     #[test]
     fn a_zero_block_stays_zero() {
-        assert_eq!(rounded(&[0.0; BLOCK_COLUMNS]), ([0; BLOCK_COLUMNS], 0.0, [0; 2]));
+        assert_eq!(rounded(&[0.0; BLOCK_COLUMNS]), ([0; BLOCK_COLUMNS], 0.0, [0.0; 2]));
     }
 
     #[test]

@@ -102,8 +102,8 @@ unsafe fn kernel<const T: usize, const BITS: usize, const PARTS: usize, const MI
                     let halves = [*input.sums.get_unchecked(at * 2), *input.sums.get_unchecked(at * 2 + 1)];
                     let total = halves[0] + halves[1];
                     for part in 0..PARTS {
-                        let offset = if PARTS == 1 { total } else { halves[part] };
-                        let mut dot = _mm256_set1_epi32(-zero * offset);
+                        let offset = -(zero as f32) * if PARTS == 1 { total } else { halves[part] };
+                        let mut dot = _mm256_setzero_si256();
                         let groups = 8 / PARTS;
                         for group in part * groups..(part + 1) * groups {
                             let quad = _mm256_set1_epi32(activations.add(group).read_unaligned());
@@ -121,12 +121,12 @@ unsafe fn kernel<const T: usize, const BITS: usize, const PARTS: usize, const MI
                             dot = _mm256_add_epi32(dot, _mm256_madd_epi16(pairs, ones));
                         }
                         let scale = eight(panel.scales.as_ptr().add((block * PARTS + part) * PANEL_ROWS));
-                        let weight = _mm256_mul_ps(scale, activation_scale);
-                        sums[half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), weight, sums[half]);
+                        let dot = _mm256_cvtepi32_ps(dot);
+                        let value = _mm256_fmadd_ps(dot, activation_scale, _mm256_set1_ps(offset));
+                        sums[half] = _mm256_fmadd_ps(value, scale, sums[half]);
                     }
                     if MIN {
-                        let offset = _mm256_mul_ps(_mm256_set1_ps(total as f32), activation_scale);
-                        sums[half] = _mm256_fmadd_ps(min, offset, sums[half]);
+                        sums[half] = _mm256_fmadd_ps(min, _mm256_set1_ps(total), sums[half]);
                     }
                 }
             }
