@@ -4,4 +4,7 @@ mod tiny;
 mod parity;
 mod malformed;
 mod checkpoint;
+mod folder;
+mod safetensors;
+mod gptq;
 mod smollm2;
