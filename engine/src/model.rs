@@ -10,6 +10,7 @@ pub mod gguf;
 pub mod safetensors;
 pub mod hf_config;
 pub mod gptq;
+pub mod adapter;
 pub mod weights;
 pub mod rope;
 pub mod kv_cache;

@@ -7,4 +7,6 @@ mod checkpoint;
 mod folder;
 mod safetensors;
 mod gptq;
+mod context;
+mod adapter;
 mod smollm2;
