@@ -5,8 +5,12 @@
 //! in the [`KvCache`] that the caller passes in, at the places that the batch's block tables name.
 
 pub mod config;
-pub mod gguf;
 pub mod checkpoint;
+pub mod gguf;
+pub mod safetensors;
+pub mod hf_config;
+pub mod gptq;
+pub mod adapter;
 pub mod rope;
 pub mod kv_cache;
 pub mod logits;

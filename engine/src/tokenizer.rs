@@ -88,6 +88,14 @@ impl Tokenizer {
         Self { bpe, vocabulary, begin_of_text, stop_ids }
     }
 
+    /// The same vocabulary, where `ids` end a turn too: what the files beside a `tokenizer.json` name.
+    pub fn with_stop_ids(mut self, ids: &[u32]) -> Self {
+        self.stop_ids.extend(ids);
+        self.stop_ids.sort_unstable();
+        self.stop_ids.dedup();
+        self
+    }
+
     /// Ids of plain text. No special token comes out, and none is added in front.
     ///
     /// A character that the vocabulary cannot spell (some small ones lack a few bytes) becomes U+FFFD rather

@@ -9,10 +9,14 @@
 
 use std::path::Path;
 
+use candle_core::quantized::gguf_file::Value;
+
 use super::config::LlamaConfig;
 use super::gguf::GgufFile;
+use super::safetensors::SafetensorsFolder;
 use crate::error::EngineError;
 pub use crate::kernels::matrix::Matrix;
+use crate::tokenizer::Tokenizer;
 
 /// The files of one model, opened and checked.
 pub struct Checkpoint {
@@ -21,29 +25,48 @@ pub struct Checkpoint {
 
 enum Source {
     Gguf(GgufFile),
+    Folder(SafetensorsFolder),
 }
 
 impl Checkpoint {
-    /// Opens the GGUF file at `path`.
+    /// Opens a GGUF file, or a folder of safetensors in Hugging Face's layout (also by the name of a
+    /// `.safetensors` or `.json` file in it).
     ///
     /// # Errors
     /// [`EngineError::Read`] when it cannot be read, [`EngineError::Model`] when it is damaged or of another
     /// kind.
     pub fn open(path: &Path) -> Result<Self, EngineError> {
-        Ok(GgufFile::open(path)?.into())
+        let inside =
+            path.extension().is_some_and(|extension| extension == "safetensors" || extension == "json");
+        let source = match path.parent() {
+            _ if path.is_dir() => Source::Folder(SafetensorsFolder::open(path)?),
+            Some(folder) if inside && path.is_file() => Source::Folder(SafetensorsFolder::open(folder)?),
+            _ => Source::Gguf(GgufFile::open(path)?),
+        };
+        Ok(Self { source })
     }
 
     /// The file or folder.
     pub fn path(&self) -> &Path {
         match &self.source {
             Source::Gguf(file) => file.path(),
+            Source::Folder(folder) => folder.path(),
         }
     }
 
-    /// The GGUF file, if it is one: for what only such files hold (their own vocabulary).
+    /// The GGUF file, if it is one.
     pub fn gguf(&self) -> Option<&GgufFile> {
         match &self.source {
             Source::Gguf(file) => Some(file),
+            Source::Folder(_) => None,
+        }
+    }
+
+    /// The folder of safetensors, if it is one.
+    pub fn folder(&self) -> Option<&SafetensorsFolder> {
+        match &self.source {
+            Source::Gguf(_) => None,
+            Source::Folder(folder) => Some(folder),
         }
     }
 
@@ -54,6 +77,36 @@ impl Checkpoint {
     pub fn config(&self) -> Result<LlamaConfig, EngineError> {
         match &self.source {
             Source::Gguf(file) => LlamaConfig::from_gguf(file),
+            Source::Folder(folder) => Ok(folder.config().llama.clone()),
+        }
+    }
+
+    /// The vocabulary that comes with the weights: inside a GGUF file, or `tokenizer.json`. Its stop ids are the
+    /// union of what all the files name and what the family is known to use.
+    ///
+    /// # Errors
+    /// [`EngineError::Read`] or [`EngineError::Tokenizer`].
+    pub fn tokenizer(&self) -> Result<Tokenizer, EngineError> {
+        match &self.source {
+            Source::Gguf(file) => Tokenizer::from_gguf(file.metadata(), file.path()),
+            Source::Folder(folder) => {
+                let tokenizer = Tokenizer::from_file(&folder.path().join("tokenizer.json"))?;
+                let config = folder.config();
+                let named = config.end_name.as_deref().and_then(|name| tokenizer.special_id(name));
+                let ends: Vec<u32> = config.end_ids.iter().copied().chain(named).collect();
+                Ok(tokenizer.with_stop_ids(&ends))
+            }
+        }
+    }
+
+    /// The chat template that comes with the weights.
+    pub fn chat_template(&self) -> Option<&str> {
+        match &self.source {
+            Source::Gguf(file) => match file.metadata().get("tokenizer.chat_template") {
+                Some(Value::String(template)) => Some(template),
+                _ => None,
+            },
+            Source::Folder(folder) => folder.config().chat_template.as_deref(),
         }
     }
 
@@ -61,24 +114,28 @@ impl Checkpoint {
     pub fn has(&self, name: &str) -> bool {
         match &self.source {
             Source::Gguf(file) => file.tensor_info(&stored(name)).is_some(),
+            Source::Folder(folder) => folder.has(name),
         }
     }
 
     /// Checks that every tensor that `config` calls for is there, has its shape, and is stored in a format that
-    /// the engine computes with. Reads no weights.
+    /// the engine computes with, and that there is none that would change the arithmetic. Reads no weights.
     ///
     /// # Errors
     /// [`EngineError::Model`] names every fault at once.
     pub fn check_tensors(&self, config: &LlamaConfig) -> Result<(), EngineError> {
-        let mut faults: Vec<String> = expected_tensors(config, self.has(ROPE_DIVISORS))
-            .iter()
-            .filter_map(|expected| match &self.source {
-                Source::Gguf(file) => file.tensor_fault(&stored(&expected.name), &expected.shape),
-            })
-            .collect();
-        faults.extend(match &self.source {
-            Source::Gguf(file) => file.bias_fault(),
-        });
+        let expected = expected_tensors(config, self.has(ROPE_DIVISORS));
+        let faults: Vec<String> = match &self.source {
+            Source::Gguf(file) => {
+                let fault =
+                    |expected: &ExpectedTensor| file.tensor_fault(&stored(&expected.name), &expected.shape);
+                expected.iter().filter_map(fault).chain(file.bias_fault()).collect()
+            }
+            Source::Folder(folder) => {
+                let faults = expected.iter().flat_map(|expected| folder.tensor_faults(expected));
+                faults.chain(folder.unexpected(&expected)?).collect()
+            }
+        };
         if faults.is_empty() { Ok(()) } else { Err(self.unusable(listed(&faults))) }
     }
 
@@ -90,6 +147,7 @@ impl Checkpoint {
     pub fn vector(&self, name: &str) -> Result<Vec<f32>, EngineError> {
         let vector = match &self.source {
             Source::Gguf(file) => file.vector(&stored(name))?,
+            Source::Folder(folder) => folder.vector(name)?,
         };
         match vector.iter().all(|value| value.is_finite()) {
             true => Ok(vector),
@@ -99,8 +157,8 @@ impl Checkpoint {
 
     /// The matrix `name`, (`rows`, `columns`), repacked for the kernels on all cores.
     ///
-    /// Integer formats keep their own quants and scales (up to the rounding of a product of two scales to f16 in
-    /// the K-quants), floating-point formats their own values.
+    /// Integer formats keep their own quants and scales (up to the rounding of a product of two numbers to f16 in
+    /// the K-quants and in asymmetric GPTQ), floating-point formats their own values.
     ///
     /// # Errors
     /// [`EngineError::Model`] when there is none, it has another shape, or a format that the engine does not
@@ -108,6 +166,7 @@ impl Checkpoint {
     pub fn matrix(&self, name: &str, rows: usize, columns: usize) -> Result<Matrix, EngineError> {
         match &self.source {
             Source::Gguf(file) => file.matrix(&stored(name), rows, columns),
+            Source::Folder(folder) => folder.matrix(name, rows, columns),
         }
     }
 

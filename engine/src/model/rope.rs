@@ -11,6 +11,9 @@ use std::f64::consts::PI;
 
 use candle_core::{Device, Tensor};
 
+/// Far above any model: the longest go from 4,096 to a million tokens, a factor of 256.
+const MAX_FACTOR: f32 = 16_384.0;
+
 /// How the rotary frequencies are stretched, so that more positions fit than the model was trained with.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
@@ -90,10 +93,10 @@ impl YarnScaling {
 impl RopeScaling {
     /// What is wrong with the numbers, if anything.
     pub(super) fn fault(&self) -> Option<String> {
-        let at_least_1 = |factor: f32| factor.is_finite() && factor >= 1.0;
+        let at_least_1 = |factor: f32| (1.0..=MAX_FACTOR).contains(&factor);
         let sound = match self {
             Self::None | Self::Divisors => true,
-            Self::Linear { factor } => factor.is_finite() && *factor > 0.0,
+            Self::Linear { factor } => *factor > 0.0 && *factor <= MAX_FACTOR,
             Self::Ntk { factor } => at_least_1(*factor),
             Self::DynamicNtk { factor, original_context } => at_least_1(*factor) && *original_context > 0,
             Self::Yarn(YarnScaling {
