@@ -97,7 +97,7 @@ impl Engine {
         let (device, device_name) = compute_device();
         let trained = checkpoint.config()?;
         let context = context(&options, trained.context)?;
-        let model = Model::load(&checkpoint, context, &device, None)?;
+        let model = Model::load(&checkpoint, context, Vec::new(), &device, None)?;
         if tokenizer.vocabulary() > model.config().vocabulary {
             return Err(EngineError::Tokenizer {
                 path: options.tokenizer.unwrap_or(options.model),

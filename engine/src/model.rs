@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 
+pub use adapter::Adapter;
 pub use checkpoint::{Checkpoint, Matrix};
 pub use config::LlamaConfig;
 pub use gguf::GgufFile;
@@ -47,7 +48,7 @@ enum Backend {
 
 impl Model {
     /// Reads the weights of `checkpoint` onto `device`. `context` is the most tokens that one sequence may
-    /// have; the rotary tables are as long as that. `threads` compute on a CPU, all cores if `None`.
+    /// have; the rotary tables are as long as that. Sequences may name one of `adapters`. `threads` compute on a CPU, all cores if `None`.
     ///
     /// On a CPU our own kernels compute, or candle's, with a line in the log, where a width does not fit ours.
     ///
@@ -56,13 +57,17 @@ impl Model {
     pub fn load(
         checkpoint: &Checkpoint,
         context: usize,
+        adapters: Vec<Adapter>,
         device: &Device,
         threads: Option<NonZeroUsize>,
     ) -> Result<Self, EngineError> {
         let config = checkpoint.config()?;
         let backend = if device.is_cpu() && CpuLlama::takes(&config) {
-            Backend::Cpu(Box::new(CpuLlama::load(checkpoint, &config, context, threads)?))
+            Backend::Cpu(Box::new(CpuLlama::load(checkpoint, &config, context, adapters, threads)?))
         } else {
+            if !adapters.is_empty() {
+                return Err(EngineError::InvalidRequest("adapters run on our own CPU kernels only".into()));
+            }
             if device.is_cpu() {
                 tracing::warn!(
                     "the model's widths do not fit our kernels; candle's compute, which are slower"

@@ -1,4 +1,6 @@
 //! Matrix products with what follows them in a transformer layer, done while the sums are in registers.
+//!
+//! `addend`, if given, is added to the product first: what an adapter makes of the same input.
 
 use super::cpu::InstructionSet;
 use super::matmul::{Input, Product, matmul};
@@ -14,12 +16,13 @@ pub fn linear(
     tokens: usize,
     weights: &Matrix,
     input: Input<'_>,
+    addend: Option<&[f32]>,
     output: &mut [f32],
 ) {
     let rows = weights.rows();
     assert_eq!(output.len(), tokens * rows, "tokens times rows of the output");
     let output = SharedSlice::new(output);
-    let product = Product { weights: [weights], inputs: [input] };
+    let product = Product { weights: [weights], inputs: [input], addends: [addend] };
     matmul(set, pool, tokens, &[product], &|_, token, row, [sums]| {
         let count = PANEL_ROWS.min(rows - row);
         let at = token * rows + row;
@@ -35,12 +38,13 @@ pub fn linear_add(
     tokens: usize,
     weights: &Matrix,
     input: Input<'_>,
+    addend: Option<&[f32]>,
     x: &mut [f32],
 ) {
     let rows = weights.rows();
     assert!(x.len() == tokens * rows && rows.is_multiple_of(PANEL_ROWS));
     let x = SharedSlice::new(x);
-    let product = Product { weights: [weights], inputs: [input] };
+    let product = Product { weights: [weights], inputs: [input], addends: [addend] };
     matmul(set, pool, tokens, &[product], &|_, token, row, [sums]| {
         let at = token * rows + row;
         // SAFETY: each token and panel is stored once.
@@ -56,12 +60,13 @@ pub fn gated(
     tokens: usize,
     [gate, up]: [&Matrix; 2],
     inputs: [Input<'_>; 2],
+    addends: [Option<&[f32]>; 2],
     output: &mut [f32],
 ) {
     let rows = gate.rows();
     assert!(output.len() == tokens * rows && rows.is_multiple_of(PANEL_ROWS));
     let output = SharedSlice::new(output);
-    let product = Product { weights: [gate, up], inputs };
+    let product = Product { weights: [gate, up], inputs, addends };
     matmul(set, pool, tokens, &[product], &|_, token, row, [gate, up]| {
         let at = token * rows + row;
         // SAFETY: each token and panel is stored once.

@@ -40,6 +40,8 @@ pub struct Product<'a, const N: usize> {
     pub weights: [&'a Matrix; N],
     /// What each of them reads.
     pub inputs: [Input<'a>; N],
+    /// What is added to the sums of each before they are stored, (tokens, rows), if anything.
+    pub addends: [Option<&'a [f32]>; N],
 }
 
 /// Computes all `products` for `tokens` tokens. `store(product, token, row, sums)` gets the 16 sums of the
@@ -56,6 +58,9 @@ pub fn matmul<const N: usize>(
 ) {
     for product in products {
         let (rows, columns) = (product.weights[0].rows(), product.weights[0].columns());
+        for addend in product.addends.into_iter().flatten() {
+            assert_eq!(addend.len(), tokens * rows);
+        }
         for (weights, input) in product.weights.iter().zip(product.inputs) {
             assert!(weights.rows() == rows && weights.columns() == columns, "matrices of one shape");
             match weights {
@@ -107,6 +112,14 @@ fn one_panel<const N: usize>(
                 Matrix::Float(matrix) => {
                     float::panel(set, matrix, panel, input.values, first, &mut sums[..count])
                 }
+            }
+        }
+        for ((addend, sums), weights) in product.addends.iter().zip(&mut sums).zip(product.weights) {
+            let Some(addend) = addend else { continue };
+            for (token, sums) in (first..).zip(&mut sums[..count]) {
+                let row = panel * PANEL_ROWS;
+                let addend = &addend[token * weights.rows() + row..(token + 1) * weights.rows()];
+                sums.iter_mut().zip(addend).for_each(|(sum, addend)| *sum += addend);
             }
         }
         for token in 0..count {

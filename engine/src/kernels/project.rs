@@ -66,6 +66,8 @@ pub struct Projection<'a> {
     pub weights: [&'a Matrix; 3],
     /// What each of them reads.
     pub inputs: [Input<'a>; 3],
+    /// What is added to each of them first, if anything.
+    pub addends: [Option<&'a [f32]>; 3],
     /// The angles of each position.
     pub rotation: Rotation<'a>,
 }
@@ -90,8 +92,11 @@ pub fn project(
     let queries = SharedSlice::new(queries);
     let keys = SharedSlice::new(cache.keys);
     let values = SharedSlice::new(cache.values);
-    let product =
-        |index: usize| Product { weights: [projection.weights[index]], inputs: [projection.inputs[index]] };
+    let product = |index: usize| Product {
+        weights: [projection.weights[index]],
+        inputs: [projection.inputs[index]],
+        addends: [projection.addends[index]],
+    };
     let products = [product(0), product(1), product(2)];
     matmul(set, pool, places.len(), &products, &|which, token, row, [sums]| {
         let Place { position, block } = places[token];

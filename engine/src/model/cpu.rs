@@ -7,6 +7,7 @@
 //! Source: "LLaMA: Open and Efficient Foundation Language Models", section 2.2 (pre-normalisation, SwiGLU,
 //! rotary embedding); "The Llama 3 Herd of Models", section 3.2 (grouped-query attention).
 
+mod beside;
 mod cache;
 mod input;
 mod weights;
@@ -15,6 +16,7 @@ use std::num::NonZeroUsize;
 
 pub use cache::CpuCache;
 
+use super::adapter::{Adapter, Target};
 use super::checkpoint::Checkpoint;
 use super::config::LlamaConfig;
 use super::logits::Logits;
@@ -29,12 +31,14 @@ use crate::kernels::rows::rms_norm_rows;
 use crate::kernels::threads::ThreadPool;
 use crate::scheduler::BLOCK_TOKENS;
 use crate::scheduler::batch::{LogitsWanted, ScheduledBatch};
+use beside::Beside;
 use input::Rounded;
 use weights::{CpuWeights, Layer};
 
 /// A Llama-family model in the CPU's memory.
 pub struct CpuLlama {
     weights: CpuWeights,
+    adapters: Vec<Adapter>,
     angles: RopeAngles,
     heads: Heads,
     eps: f32,
@@ -58,6 +62,7 @@ struct Memory {
     /// (tokens, feed_forward).
     gated: Vec<f32>,
     rounded: Rounded,
+    beside: Beside,
     attention: Workspace,
     places: Vec<Place>,
     /// The block tables of all sequences, one after the other.
@@ -76,8 +81,8 @@ impl CpuLlama {
             && head_dim <= MAX_HEAD_DIM
     }
 
-    /// Reads the weights of `checkpoint`. `context` is the most tokens that one sequence may have; `threads`
-    /// compute, all cores if `None`.
+    /// Reads the weights of `checkpoint`. `context` is the most tokens that one sequence may have; `adapters`
+    /// are what sequences may name; `threads` compute, all cores if `None`.
     ///
     /// # Errors
     /// [`EngineError::Model`] names every missing or misshapen tensor; [`EngineError::InvalidRequest`] when
@@ -86,6 +91,7 @@ impl CpuLlama {
         checkpoint: &Checkpoint,
         config: &LlamaConfig,
         context: usize,
+        adapters: Vec<Adapter>,
         threads: Option<NonZeroUsize>,
     ) -> Result<Self, EngineError> {
         let set = InstructionSet::detect().map_err(EngineError::InvalidRequest)?;
@@ -101,6 +107,7 @@ impl CpuLlama {
         let threads = threads.or(std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
         Ok(Self {
             weights,
+            adapters,
             angles,
             heads: Heads { queries: config.num_heads, keys: config.num_kv_heads, dim: config.head_dim },
             eps: config.norm_eps as f32,
@@ -140,25 +147,27 @@ impl CpuLlama {
         }
         for layer in 0..self.weights.layers.len() {
             self.attention(layer, batch, cache, memory);
-            self.feed_forward(layer, tokens, memory);
+            self.feed_forward(layer, batch, memory);
         }
         self.logits(batch, memory)
     }
 
     /// `x += attention(norm(x))`
     fn attention(&mut self, layer: usize, batch: &ScheduledBatch, cache: &mut CpuCache, memory: &mut Memory) {
-        let Self { weights, angles, heads, set, pool, .. } = self;
+        let Self { weights, adapters, angles, heads, set, pool, .. } = self;
         let (set, heads, eps) = (*set, *heads, self.eps);
         let Layer { attention_norm, query, key, value, attention_output, .. } = &weights.layers[layer];
-        let Memory { x, normed, queries, attended, rounded, attention, places, blocks, .. } = memory;
+        let Memory { x, normed, queries, attended, rounded, beside, attention, places, blocks, .. } = memory;
         let tokens = places.len();
         normed.resize(x.len(), 0.0);
         rms_norm_rows(set, pool, x, attention_norm, eps, normed);
 
         queries.resize(tokens * heads.queries * heads.dim, 0.0);
+        let targets = [Target::Query, Target::Key, Target::Value];
         let projection = Projection {
             weights: [query, key, value],
             inputs: rounded.inputs(set, pool, normed, [query, key, value]),
+            addends: beside.addends(set, pool, adapters, batch, layer, targets, normed),
             rotation: Rotation { cos: &angles.cos, sin: &angles.sin },
         };
         project(set, pool, heads, &projection, places, queries, cache.layer_mut(layer));
@@ -176,21 +185,26 @@ impl CpuLlama {
         attend_step(set, pool, heads, &spans, cache.layer(layer), queries, attention, attended);
 
         let [input] = rounded.inputs(set, pool, attended, [attention_output]);
-        linear_add(set, pool, tokens, attention_output, input, x);
+        let targets = [Target::AttentionOutput];
+        let [addend] = beside.addends(set, pool, adapters, batch, layer, targets, attended);
+        linear_add(set, pool, tokens, attention_output, input, addend, x);
     }
 
     /// `x += down(silu(gate(norm(x))) * up(norm(x)))`
-    fn feed_forward(&mut self, layer: usize, tokens: usize, memory: &mut Memory) {
-        let Self { weights, set, pool, .. } = self;
+    fn feed_forward(&mut self, layer: usize, batch: &ScheduledBatch, memory: &mut Memory) {
+        let Self { weights, adapters, set, pool, .. } = self;
         let (set, eps) = (*set, self.eps);
         let Layer { feed_forward_norm, gate, up, down, .. } = &weights.layers[layer];
-        let Memory { x, normed, gated: hidden, rounded, .. } = memory;
+        let Memory { x, normed, gated: hidden, rounded, beside, places, .. } = memory;
+        let tokens = places.len();
         rms_norm_rows(set, pool, x, feed_forward_norm, eps, normed);
         hidden.resize(tokens * gate.rows(), 0.0);
         let inputs = rounded.inputs(set, pool, normed, [gate, up]);
-        gated(set, pool, tokens, [gate, up], inputs, hidden);
+        let addends = beside.addends(set, pool, adapters, batch, layer, [Target::Gate, Target::Up], normed);
+        gated(set, pool, tokens, [gate, up], inputs, addends, hidden);
         let [input] = rounded.inputs(set, pool, hidden, [down]);
-        linear_add(set, pool, tokens, down, input, x);
+        let [addend] = beside.addends(set, pool, adapters, batch, layer, [Target::Down], hidden);
+        linear_add(set, pool, tokens, down, input, addend, x);
     }
 
     /// The logits that the batch asks for.
@@ -213,7 +227,7 @@ impl CpuLlama {
         rms_norm_rows(set, pool, x, &weights.norm, self.eps, normed);
         let [input] = rounded.inputs(set, pool, normed, [head]);
         let mut logits = vec![0.0; wanted * head.rows()];
-        linear(set, pool, wanted, head, input, &mut logits);
+        linear(set, pool, wanted, head, input, None, &mut logits);
         Logits::new(head.rows(), logits)
     }
 

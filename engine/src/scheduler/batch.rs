@@ -59,6 +59,8 @@ pub struct ScheduledSequence {
     pub block_table: Vec<BlockId>,
     /// Which logits are wanted.
     pub logits: LogitsWanted,
+    /// The adapter that runs beside the weights, by its place among the model's; `None` for the model alone.
+    pub adapter: Option<usize>,
 }
 
 /// Which positions' logits a sequence needs.

@@ -9,4 +9,5 @@ mod safetensors;
 mod gptq;
 mod context;
 mod adapter;
+mod beside;
 mod smollm2;

@@ -28,7 +28,7 @@ impl Pair {
         let path = folder.path().join("tiny.gguf");
         TinyModel::new(shape).write(&path);
         let checkpoint = Checkpoint::open(&path).unwrap();
-        let ours = Model::load(&checkpoint, shape.context, &Device::Cpu, None).unwrap();
+        let ours = Model::load(&checkpoint, shape.context, Vec::new(), &Device::Cpu, None).unwrap();
         let mut reader = File::open(&path).unwrap();
         let content = gguf_file::Content::read(&mut reader).unwrap();
         let oracle = ModelWeights::from_gguf(content, &mut reader, &Device::Cpu).unwrap();
@@ -63,8 +63,14 @@ impl Pair {
 
 fn batch(tokens: &[u32], position: usize, table: &[usize], logits: LogitsWanted) -> ScheduledBatch {
     let block_table = table.iter().map(|&index| BlockId::new(index)).collect();
-    let sequence =
-        ScheduledSequence { id: SequenceId(0), tokens: tokens.to_vec(), position, block_table, logits };
+    let sequence = ScheduledSequence {
+        id: SequenceId(0),
+        tokens: tokens.to_vec(),
+        position,
+        block_table,
+        logits,
+        adapter: None,
+    };
     ScheduledBatch { sequences: vec![sequence], copies: Vec::new() }
 }
 

@@ -136,7 +136,9 @@ unsafe fn kernel<const T: usize, const BITS: usize, const PARTS: usize, const MI
                     let dot = _mm512_cvtepi32_ps(_mm512_add_epi32(even, odd));
                     let value = match zero == 0 {
                         true => _mm512_mul_ps(dot, activation_scale),
-                        false => _mm512_fmadd_ps(dot, activation_scale, _mm512_set1_ps(-(zero as f32) * total)),
+                        false => {
+                            _mm512_fmadd_ps(dot, activation_scale, _mm512_set1_ps(-(zero as f32) * total))
+                        }
                     };
                     *sum = _mm512_fmadd_ps(value, scales[0], *sum);
                     if MIN {

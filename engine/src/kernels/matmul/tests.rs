@@ -24,12 +24,18 @@ fn product(set: InstructionSet, weights: &Matrix, input: &[f32], tokens: usize) 
     let mut output = vec![f32::NAN; tokens * rows];
     let shared = SharedSlice::new(&mut output);
     let inputs = [Input { values: input, rounded: &rounded }];
-    matmul(set, &mut pool, tokens, &[Product { weights: [weights], inputs }], &|_, token, row, [sums]| {
-        let count = PANEL_ROWS.min(rows - row);
-        let at = token * rows + row;
-        // SAFETY: each (token, panel) is stored once.
-        unsafe { shared.part(at..at + count) }.copy_from_slice(&sums[..count]);
-    });
+    matmul(
+        set,
+        &mut pool,
+        tokens,
+        &[Product { weights: [weights], inputs, addends: [None] }],
+        &|_, token, row, [sums]| {
+            let count = PANEL_ROWS.min(rows - row);
+            let at = token * rows + row;
+            // SAFETY: each (token, panel) is stored once.
+            unsafe { shared.part(at..at + count) }.copy_from_slice(&sums[..count]);
+        },
+    );
     output
 }
 
