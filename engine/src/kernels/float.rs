@@ -6,9 +6,7 @@
 //!
 //! Invariant: `values` has exactly the length that `rows`, `columns` and `kind` imply; kernels rely on it.
 
-mod portable;
-#[cfg(target_arch = "x86_64")]
-mod avx512;
+mod dot;
 
 use super::cpu::InstructionSet;
 use super::packed::{Line, PANEL_ROWS};
@@ -192,12 +190,7 @@ pub fn panel(
     let columns = weights.columns;
     assert!(out.len() <= MAX_TOKENS && (first + out.len()) * columns <= input.len(), "tokens of the input");
     let input = &input[first * columns..][..out.len() * columns];
-    match set {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: `Avx512Vnni` comes from `detect`, which asked the processor for AVX-512 F and F16C.
-        InstructionSet::Avx512Vnni => unsafe { avx512::panel(weights, index, input, out) },
-        _ => portable::panel(weights, index, input, out),
-    }
+    dot::dot(set, weights, index, input, out);
 }
 
 #[cfg(test)]

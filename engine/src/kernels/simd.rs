@@ -25,12 +25,18 @@ pub const LANES: usize = 16;
 pub(super) trait Simd: Copy {
     /// 16 lanes.
     type F: Copy;
+    /// How many of them the registers hold.
+    const REGISTERS: usize;
 
     unsafe fn splat(value: f32) -> Self::F;
     unsafe fn load(from: *const f32) -> Self::F;
     unsafe fn store(to: *mut f32, value: Self::F);
     /// Loads 16 IEEE half-precision numbers.
     unsafe fn load_f16(from: *const u16) -> Self::F;
+    /// Loads 16 upper halves of f32.
+    unsafe fn load_bf16(from: *const u16) -> Self::F;
+    /// A hint that what lies at `at`, which may be any address, is wanted soon.
+    unsafe fn prefetch(at: *const u8);
     /// Rounds to nearest, ties to even.
     unsafe fn store_f16(to: *mut u16, value: Self::F);
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F;

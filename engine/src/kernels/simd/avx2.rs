@@ -34,6 +34,7 @@ pub(super) unsafe fn reduce_max(a: __m256) -> f32 {
 // SAFETY of every `unsafe` block below: the trait asks for the instructions and for pointers to 16 elements.
 impl Simd for Avx2 {
     type F = [__m256; 2];
+    const REGISTERS: usize = 8;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self::F {
@@ -62,6 +63,22 @@ impl Simd for Avx2 {
                 _mm256_cvtph_ps(_mm_loadu_si128(from.add(8).cast())),
             ]
         }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Self::F {
+        // SAFETY: see above.
+        unsafe {
+            let widened = [
+                _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast())),
+                _mm256_cvtepu16_epi32(_mm_loadu_si128(from.add(8).cast())),
+            ];
+            widened.map(|bits| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        // SAFETY: a hint.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
     #[inline(always)]
     unsafe fn store_f16(to: *mut u16, value: Self::F) {

@@ -10,6 +10,7 @@ pub(in crate::kernels) struct Avx512;
 // SAFETY of every `unsafe` block below: the trait asks for the instructions and for pointers to 16 elements.
 impl Simd for Avx512 {
     type F = __m512;
+    const REGISTERS: usize = 32;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self::F {
@@ -30,6 +31,19 @@ impl Simd for Avx512 {
     unsafe fn load_f16(from: *const u16) -> Self::F {
         // SAFETY: see above.
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Self::F {
+        // SAFETY: see above.
+        unsafe {
+            let widened = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(widened))
+        }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        // SAFETY: a hint.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
     #[inline(always)]
     unsafe fn store_f16(to: *mut u16, value: Self::F) {

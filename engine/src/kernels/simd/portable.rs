@@ -28,6 +28,7 @@ fn reduce(mut a: [f32; LANES], operation: impl Fn(f32, f32) -> f32) -> f32 {
 // SAFETY of every `unsafe` block below: the caller's pointers are valid for 16 elements, as the trait asks.
 impl Simd for Portable {
     type F = [f32; LANES];
+    const REGISTERS: usize = 8;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self::F {
@@ -49,6 +50,14 @@ impl Simd for Portable {
         let bits = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
         bits.map(|bits| f16::from_bits(bits).to_f32())
     }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Self::F {
+        // SAFETY: see above.
+        let bits = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
+        bits.map(|bits| f32::from_bits(u32::from(bits) << 16))
+    }
+    #[inline(always)]
+    unsafe fn prefetch(_at: *const u8) {}
     #[inline(always)]
     unsafe fn store_f16(to: *mut u16, value: Self::F) {
         let bits = value.map(|value| f16::from_f32(value).to_bits());
