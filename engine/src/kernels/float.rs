@@ -136,6 +136,11 @@ impl FloatMatrix {
         self.values.len() * size_of::<Line>()
     }
 
+    /// Bytes of memory that a matrix of this shape takes.
+    pub fn bytes_of(kind: FloatKind, rows: usize, columns: usize) -> usize {
+        rows.div_ceil(PANEL_ROWS) * panel_lines(kind, columns) * size_of::<Line>()
+    }
+
     /// Row `row` as f32, its first `out.len()` columns: for an embedding table.
     ///
     /// # Panics

@@ -242,6 +242,13 @@ impl PackedMatrix {
             + self.permutation.as_ref().map_or(0, |permutation| permutation.len() * 4)
     }
 
+    /// Bytes of memory that a matrix of this shape takes, whose columns are in the input's order.
+    pub fn bytes_of(encoding: Encoding, rows: usize, columns: usize) -> usize {
+        let per_block = encoding.scales() + usize::from(encoding.has_min());
+        let block = encoding.block_bytes() + per_block * PANEL_ROWS * size_of::<f16>();
+        rows.div_ceil(PANEL_ROWS) * (columns / BLOCK_COLUMNS) * block
+    }
+
     /// The quants, scales and minima of one panel.
     pub(super) fn panel(&self, panel: usize) -> Panel<'_> {
         let blocks = self.blocks();

@@ -129,6 +129,16 @@ impl GgufFile {
         matrix.map_err(|error| self.unusable(format!("tensor `{name}`: {error}")))
     }
 
+    /// Bytes of memory that [`Self::matrix`] takes; 0 when there is no such matrix.
+    pub(super) fn loaded_bytes(&self, name: &str, rows: usize, columns: usize) -> usize {
+        let Some((_shape, format)) = self.tensor_info(name) else { return 0 };
+        match (float_kind(format), Encoding::of(format)) {
+            (Some(kind), _) => FloatMatrix::bytes_of(kind, rows, columns),
+            (None, Some(encoding)) => PackedMatrix::bytes_of(encoding, rows, columns),
+            (None, None) => 0,
+        }
+    }
+
     fn known(&self, name: &str) -> Result<(&[usize], GgmlDType), EngineError> {
         self.tensor_info(name).ok_or_else(|| self.unusable(format!("tensor `{name}` is missing")))
     }

@@ -9,4 +9,6 @@ mod safetensors;
 mod gptq;
 mod context;
 mod adapter;
+mod inspect;
+mod fuzz;
 mod smollm2;
