@@ -1,7 +1,7 @@
 //! A GGUF file: opened once, checked before anything is allocated from its numbers.
 //!
 //! A model file comes from the network, so each count, length and offset in it is a claim. The header is
-//! walked first without storing anything ([`header`]); only then does candle's reader build the metadata,
+//! walked first without storing anything (`gguf/header.rs`); only then does candle's reader build the metadata,
 //! and every tensor's bytes are known to lie inside the file before one is read.
 
 mod header;
