@@ -22,7 +22,7 @@ use crate::chat::template::ChatTemplate;
 use crate::chat::tool_calls::ToolCallParser;
 use crate::config::EngineOptions;
 use crate::error::EngineError;
-use crate::model::{GgufFile, Model};
+use crate::model::{Checkpoint, Model};
 use crate::request::{GenerateRequest, OutputFormat, Prompt, Sampling, TokenEvent, ToolChoice};
 use crate::sampling::grammar::GrammarCompiler;
 use crate::tokenizer::Tokenizer;
@@ -77,7 +77,8 @@ impl Engine {
     /// When the file cannot be read, is damaged or unsupported; when the context asked for is more than the
     /// model was trained for.
     pub fn load(options: EngineOptions) -> Result<Self, EngineError> {
-        let file = GgufFile::open(&options.model)?;
+        let checkpoint = Checkpoint::open(&options.model)?;
+        let file = checkpoint.gguf().expect("a checkpoint is a GGUF file");
         let tokenizer = Arc::new(match &options.tokenizer {
             Some(path) => Tokenizer::from_file(path)?,
             None => Tokenizer::from_gguf(file.metadata(), &options.model)?,
@@ -94,9 +95,9 @@ impl Engine {
         let grammars = GrammarCompiler::new(tokenizer.clone())?;
 
         let (device, device_name) = compute_device();
-        let trained = crate::model::LlamaConfig::from_gguf(&file)?;
+        let trained = checkpoint.config()?;
         let context = context(&options, trained.context)?;
-        let model = Model::load(&file, context, &device)?;
+        let model = Model::load(&checkpoint, context, Vec::new(), &device, None)?;
         if tokenizer.vocabulary() > model.config().vocabulary {
             return Err(EngineError::Tokenizer {
                 path: options.tokenizer.unwrap_or(options.model),

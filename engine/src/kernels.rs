@@ -7,12 +7,20 @@
 //! [`cpu`] picks at run time. All give the same numbers up to the order of f32 sums.
 
 #![allow(unsafe_code)] // see the module docs: this folder is where it lives
+#![allow(clippy::needless_range_loop)] // one index walks several arrays at once
 
 pub mod threads;
+pub mod simd;
+pub mod rows;
 mod parallel;
 pub mod packed;
 pub mod float;
 pub mod activations;
 pub mod cpu;
+pub mod matrix;
 pub mod matmul;
+pub mod linear;
+pub mod attention;
+pub mod project;
+pub mod paged;
 pub mod cuda;

@@ -12,6 +12,7 @@ pub mod request;
 pub mod chat;
 pub mod tokenizer;
 pub mod scheduler;
+pub mod kv_store;
 pub mod model;
 pub mod sampling;
 pub mod device;

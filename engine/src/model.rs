@@ -11,17 +11,18 @@ pub mod safetensors;
 pub mod hf_config;
 pub mod gptq;
 pub mod adapter;
-pub mod weights;
 pub mod rope;
 pub mod kv_cache;
 pub mod logits;
-mod attention;
-mod llama;
+pub mod cpu;
+pub mod candle;
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 
+pub use adapter::Adapter;
 pub use checkpoint::{Checkpoint, Matrix};
 pub use config::LlamaConfig;
 pub use gguf::GgufFile;
@@ -30,27 +31,51 @@ pub use logits::Logits;
 
 use crate::error::EngineError;
 use crate::scheduler::batch::ScheduledBatch;
-use llama::Llama;
+use candle::{CandleCache, CandleLlama};
+use cpu::{CpuCache, CpuLlama};
 
 /// A Llama-family model on one device.
 pub struct Model {
     path: PathBuf,
     config: LlamaConfig,
-    device: Device,
-    llama: Llama,
+    backend: Backend,
+}
+
+enum Backend {
+    Cpu(Box<CpuLlama>),
+    Candle(CandleLlama, Device),
 }
 
 impl Model {
-    /// Reads the weights of `file` onto `device`. `context` is the most tokens that one sequence may have;
-    /// the rotary tables are as long as that.
+    /// Reads the weights of `checkpoint` onto `device`. `context` is the most tokens that one sequence may
+    /// have; the rotary tables are as long as that. Sequences may name one of `adapters`. `threads` compute on a CPU, all cores if `None`.
+    ///
+    /// On a CPU our own kernels compute, or candle's, with a line in the log, where a width does not fit ours.
     ///
     /// # Errors
     /// [`EngineError::Model`] names every missing or misshapen tensor at once.
-    pub fn load(file: &GgufFile, context: usize, device: &Device) -> Result<Self, EngineError> {
-        let config = LlamaConfig::from_gguf(file)?;
-        let weights = weights::LlamaWeights::read(file, &config, device)?;
-        let llama = Llama::new(weights, &config, context, device)?;
-        Ok(Self { path: file.path().to_owned(), config, device: device.clone(), llama })
+    pub fn load(
+        checkpoint: &Checkpoint,
+        context: usize,
+        adapters: Vec<Adapter>,
+        device: &Device,
+        threads: Option<NonZeroUsize>,
+    ) -> Result<Self, EngineError> {
+        let config = checkpoint.config()?;
+        let backend = if device.is_cpu() && CpuLlama::takes(&config) {
+            Backend::Cpu(Box::new(CpuLlama::load(checkpoint, &config, context, adapters, threads)?))
+        } else {
+            if !adapters.is_empty() {
+                return Err(EngineError::InvalidRequest("adapters run on our own CPU kernels only".into()));
+            }
+            if device.is_cpu() {
+                tracing::warn!(
+                    "the model's widths do not fit our kernels; candle's compute, which are slower"
+                );
+            }
+            Backend::Candle(CandleLlama::load(checkpoint, &config, context, device)?, device.clone())
+        };
+        Ok(Self { path: checkpoint.path().to_owned(), config, backend })
     }
 
     /// The file that the weights came from.
@@ -65,7 +90,12 @@ impl Model {
 
     /// An empty cache for this model: `num_blocks` blocks of [`crate::scheduler::BLOCK_TOKENS`] tokens.
     pub fn new_kv_cache(&self, num_blocks: usize) -> Result<KvCache, EngineError> {
-        KvCache::new(&self.config, num_blocks, &self.device)
+        Ok(match &self.backend {
+            Backend::Cpu(_) => KvCache::Cpu(CpuCache::new(&self.config, num_blocks)),
+            Backend::Candle(_, device) => {
+                KvCache::Candle(CandleCache::new(&self.config, num_blocks, device)?)
+            }
+        })
     }
 
     /// Computes the batch's tokens, writes their keys and values into `kv_cache`, and returns the logits
@@ -74,7 +104,10 @@ impl Model {
     /// # Errors
     /// [`EngineError::Compute`] when a tensor operation fails or the batch does not fit the cache.
     pub fn forward(&mut self, batch: &ScheduledBatch, kv_cache: &mut KvCache) -> Result<Logits, EngineError> {
-        let logits = self.llama.forward(batch, kv_cache)?.flatten_all()?.to_vec1()?;
-        Ok(Logits::new(self.config.vocabulary, logits))
+        match (&mut self.backend, kv_cache) {
+            (Backend::Cpu(llama), KvCache::Cpu(cache)) => llama.forward(batch, cache),
+            (Backend::Candle(llama, _), KvCache::Candle(cache)) => llama.forward(batch, cache),
+            _ => Err(EngineError::Compute("the KV cache belongs to another kind of model".into())),
+        }
     }
 }

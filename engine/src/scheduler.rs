@@ -76,6 +76,7 @@ impl Scheduler {
                 position: sequence.computed,
                 block_table: sequence.block_table.clone(),
                 logits: if count == pending { LogitsWanted::Last } else { LogitsWanted::None },
+                adapter: None,
             }],
             copies: Vec::new(),
         }))

@@ -2,6 +2,8 @@
 
 pub mod portable;
 #[cfg(target_arch = "x86_64")]
+pub mod avx2;
+#[cfg(target_arch = "x86_64")]
 pub mod avx512;
 
 use super::activations::QuantizedActivations;
@@ -12,12 +14,14 @@ use super::packed::{PANEL_ROWS, PackedMatrix};
 pub enum InstructionSet {
     /// Any processor: what the compiler makes of plain Rust.
     Portable,
-    /// AVX-512 F, BW, VL and VNNI.
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// AVX-512 F, BW, DQ, VL and VNNI, beside AVX2's.
     Avx512Vnni,
 }
 
 impl InstructionSet {
-    /// The strongest set of this processor, or a weaker one that `CHASKI_CPU` names (`portable`, `avx512`).
+    /// The strongest set of this processor, or a weaker one that `CHASKI_CPU` names (`portable`, `avx2`, `avx512`).
     ///
     /// # Errors
     /// When the variable names a set that does not exist, or that this processor does not have.
@@ -29,8 +33,11 @@ impl InstructionSet {
         };
         let set = match asked.as_str() {
             "portable" => Self::Portable,
+            "avx2" => Self::Avx2,
             "avx512" => Self::Avx512Vnni,
-            other => return Err(format!("CHASKI_CPU is `{other}`; known are `portable` and `avx512`")),
+            other => {
+                return Err(format!("CHASKI_CPU is `{other}`; known are `portable`, `avx2` and `avx512`"));
+            }
         };
         if set > strongest {
             return Err(format!(
@@ -42,15 +49,28 @@ impl InstructionSet {
 
     fn strongest() -> Self {
         #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512vnni")
-            && is_x86_feature_detected!("f16c")
         {
-            return Self::Avx512Vnni;
+            let avx2 = is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c");
+            let avx512 = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512vnni");
+            if avx2 && avx512 {
+                return Self::Avx512Vnni;
+            }
+            if avx2 {
+                return Self::Avx2;
+            }
         }
         Self::Portable
+    }
+
+    /// The sets that this processor has, weakest first.
+    pub fn all() -> impl Iterator<Item = Self> {
+        [Self::Portable, Self::Avx2, Self::Avx512Vnni].into_iter().filter(|set| *set <= Self::strongest())
     }
 }
 
@@ -69,9 +89,12 @@ pub(super) fn panel(
     match set {
         InstructionSet::Portable => portable::panel(weights, index, input, first, out),
         #[cfg(target_arch = "x86_64")]
+        // SAFETY: `Avx2` comes from `detect`, which asked the processor.
+        InstructionSet::Avx2 => unsafe { avx2::panel(weights, index, input, first, out) },
+        #[cfg(target_arch = "x86_64")]
         // SAFETY: `Avx512Vnni` comes from `detect`, which asked the processor.
         InstructionSet::Avx512Vnni => unsafe { avx512::panel(weights, index, input, first, out) },
         #[cfg(not(target_arch = "x86_64"))]
-        InstructionSet::Avx512Vnni => unreachable!("only x86-64 has AVX-512"),
+        _ => unreachable!("only x86-64 has AVX"),
     }
 }

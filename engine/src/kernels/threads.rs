@@ -5,6 +5,7 @@
 //!
 //! Invariant: `run` returns only when no worker will touch its closure again.
 
+use std::marker::PhantomData;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -187,6 +188,49 @@ impl Drop for ThreadPool {
             // A worker catches the panics of its tasks, so joining cannot fail.
             let _ = worker.join();
         }
+    }
+}
+
+/// A slice whose parts are written by different tasks of one job.
+pub(super) struct SharedSlice<'a, T> {
+    start: *mut T,
+    length: usize,
+    of: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: `part` is told by its caller that no two tasks take overlapping parts.
+unsafe impl<T: Send> Sync for SharedSlice<'_, T> {}
+
+impl<'a, T> SharedSlice<'a, T> {
+    pub(super) fn new(slice: &'a mut [T]) -> Self {
+        Self { start: slice.as_mut_ptr(), length: slice.len(), of: PhantomData }
+    }
+
+    /// Sets one element.
+    ///
+    /// # Panics
+    /// When the index is not inside the slice.
+    ///
+    /// # Safety
+    /// No other task reads or writes it meanwhile.
+    pub(super) unsafe fn set(&self, index: usize, value: T) {
+        assert!(index < self.length);
+        // SAFETY: inside the slice, which is borrowed for 'a; nobody else uses it, by the caller's promise.
+        unsafe { self.start.add(index).write(value) }
+    }
+
+    /// The elements of `range`.
+    ///
+    /// # Panics
+    /// When the range is not inside the slice.
+    ///
+    /// # Safety
+    /// No other part that overlaps it is alive.
+    #[allow(clippy::mut_from_ref)] // that is what the caller vouches for
+    pub(super) unsafe fn part(&self, range: std::ops::Range<usize>) -> &mut [T] {
+        assert!(range.start <= range.end && range.end <= self.length);
+        // SAFETY: inside the slice, which is borrowed for 'a; not aliased, by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
 }
 

@@ -18,6 +18,7 @@ use super::safetensors::file::SafetensorsFile;
 use super::safetensors::half_split_row;
 use crate::error::EngineError;
 use crate::kernels::float::FloatMatrix;
+use crate::kernels::matrix::Matrix;
 
 /// Ranks in use are 4 to 256.
 const MAX_RANK: u64 = 4096;
@@ -85,9 +86,9 @@ impl Target {
 /// What stands beside one matrix.
 pub struct LowRank {
     /// A: (rank, inputs).
-    pub down: FloatMatrix,
+    pub down: Matrix,
     /// B: (outputs, rank), its rows in the order of the model's own matrix.
-    pub up: FloatMatrix,
+    pub up: Matrix,
     /// What the product is multiplied by: `alpha / rank`, or `alpha / sqrt(rank)`.
     pub scale: f32,
 }
@@ -324,8 +325,10 @@ fn read_pair(
     let unusable = |name: &str, error: EngineError| file.unusable(format!("tensor `{name}`: {error}"));
     Ok(LowRank {
         down: FloatMatrix::from_rows(&file.bytes(down)?, kind(down), settings.rank, inputs)
+            .map(Matrix::Float)
             .map_err(|error| unusable(down, error))?,
         up: FloatMatrix::from_reordered_rows(&file.bytes(up)?, kind(up), outputs, settings.rank, order)
+            .map(Matrix::Float)
             .map_err(|error| unusable(up, error))?,
         scale: settings.scale,
     })

@@ -15,63 +15,8 @@ use super::config::LlamaConfig;
 use super::gguf::GgufFile;
 use super::safetensors::SafetensorsFolder;
 use crate::error::EngineError;
-use crate::kernels::float::FloatMatrix;
-use crate::kernels::packed::PackedMatrix;
+pub use crate::kernels::matrix::Matrix;
 use crate::tokenizer::Tokenizer;
-
-/// A weight matrix, (outputs, inputs), ready for the kernels.
-pub enum Matrix {
-    /// Integers with scales, for [`crate::kernels::matmul`].
-    Packed(PackedMatrix),
-    /// Floating-point numbers, for [`crate::kernels::float`].
-    Float(FloatMatrix),
-}
-
-impl Matrix {
-    /// Outputs.
-    pub fn rows(&self) -> usize {
-        match self {
-            Self::Packed(matrix) => matrix.rows(),
-            Self::Float(matrix) => matrix.rows(),
-        }
-    }
-
-    /// Inputs.
-    pub fn columns(&self) -> usize {
-        match self {
-            Self::Packed(matrix) => matrix.columns(),
-            Self::Float(matrix) => matrix.columns(),
-        }
-    }
-
-    /// Bytes of memory that the weights take.
-    pub fn bytes(&self) -> usize {
-        match self {
-            Self::Packed(matrix) => matrix.bytes(),
-            Self::Float(matrix) => matrix.bytes(),
-        }
-    }
-
-    /// The order in which a product has to gather its input, if it is not the input's own; see
-    /// [`PackedMatrix::permutation`].
-    pub fn permutation(&self) -> Option<&[u32]> {
-        match self {
-            Self::Packed(matrix) => matrix.permutation(),
-            Self::Float(_) => None,
-        }
-    }
-
-    /// Row `row` as f32: for an embedding table.
-    ///
-    /// # Panics
-    /// When the matrix has no such row, or `out` is longer than a row.
-    pub fn row(&self, row: usize, out: &mut [f32]) {
-        match self {
-            Self::Packed(matrix) => matrix.row(row, out),
-            Self::Float(matrix) => matrix.row(row, out),
-        }
-    }
-}
 
 /// The files of one model, opened and checked.
 pub struct Checkpoint {

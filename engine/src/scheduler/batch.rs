@@ -12,6 +12,40 @@ pub struct ScheduledBatch {
     pub copies: Vec<(BlockId, BlockId)>,
 }
 
+impl ScheduledBatch {
+    /// Whether a cache of `num_blocks` blocks, rotary tables of `context` positions and an embedding of
+    /// `vocabulary` rows hold what the batch wants.
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn check(&self, num_blocks: usize, context: usize, vocabulary: usize) -> Result<(), String> {
+        if self.sequences.is_empty() {
+            return Err("the batch is empty".into());
+        }
+        for sequence in &self.sequences {
+            let end = sequence.position + sequence.tokens.len();
+            let slots = sequence.block_table.len() * super::BLOCK_TOKENS;
+            let known = sequence.block_table.iter().all(|block| block.index() < num_blocks);
+            if sequence.tokens.is_empty() || end > slots || end > context || !known {
+                return Err(format!(
+                    "sequence {:?} wants positions {}..{end} in {} blocks and a context of {context}",
+                    sequence.id,
+                    sequence.position,
+                    sequence.block_table.len(),
+                ));
+            }
+            if let Some(id) = sequence.tokens.iter().find(|id| **id as usize >= vocabulary) {
+                return Err(format!("token {id} is outside the vocabulary of {vocabulary}"));
+            }
+        }
+        let inside = |block: &BlockId| block.index() < num_blocks;
+        match self.copies.iter().all(|(from, to)| inside(from) && inside(to)) {
+            true => Ok(()),
+            false => Err(format!("a copy leaves the cache of {num_blocks} blocks")),
+        }
+    }
+}
+
 /// One sequence's part of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScheduledSequence {
@@ -25,6 +59,8 @@ pub struct ScheduledSequence {
     pub block_table: Vec<BlockId>,
     /// Which logits are wanted.
     pub logits: LogitsWanted,
+    /// The adapter that runs beside the weights, by its place among the model's; `None` for the model alone.
+    pub adapter: Option<usize>,
 }
 
 /// Which positions' logits a sequence needs.

@@ -5,7 +5,7 @@ use std::fs;
 use crate::folder::{Tensor, TinyFolder, interleaved, safetensors};
 use crate::tiny::Shape;
 use chaski_engine::EngineError;
-use chaski_engine::kernels::float::FloatMatrix;
+use chaski_engine::model::Matrix;
 use chaski_engine::model::adapter::{Adapter, Target};
 use chaski_engine::model::{Checkpoint, LlamaConfig};
 use serde_json::{Value, json};
@@ -80,7 +80,7 @@ fn check(adapter: &TinyAdapter, expected: &[&str]) {
     }
 }
 
-fn rows(matrix: &FloatMatrix) -> Vec<f32> {
+fn rows(matrix: &Matrix) -> Vec<f32> {
     let mut all = vec![0.0; matrix.rows() * matrix.columns()];
     for (row, out) in all.chunks_mut(matrix.columns()).enumerate() {
         matrix.row(row, out);

@@ -11,4 +11,5 @@ mod context;
 mod adapter;
 mod inspect;
 mod fuzz;
+mod beside;
 mod smollm2;

@@ -9,7 +9,7 @@ use candle_core::Device;
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::Value;
 use chaski_engine::EngineError;
-use chaski_engine::model::{GgufFile, Model};
+use chaski_engine::model::{Checkpoint, Model};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use tempfile::TempDir;
@@ -36,8 +36,8 @@ fn good() -> (TempDir, PathBuf, Vec<u8>) {
 }
 
 fn load(path: &Path) -> Result<Model, EngineError> {
-    let file = GgufFile::open(path)?;
-    Model::load(&file, 64, &Device::Cpu)
+    let checkpoint = Checkpoint::open(path)?;
+    Model::load(&checkpoint, 64, Vec::new(), &Device::Cpu, None)
 }
 
 /// What loading `model` says.

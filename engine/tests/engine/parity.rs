@@ -10,7 +10,7 @@ use crate::tiny::{Shape, TinyModel};
 use candle_core::quantized::{GgmlDType, gguf_file};
 use candle_core::{Device, Tensor};
 use candle_transformers::models::quantized_llama::ModelWeights;
-use chaski_engine::model::{GgufFile, KvCache, Model};
+use chaski_engine::model::{Checkpoint, KvCache, Model};
 use chaski_engine::scheduler::BLOCK_TOKENS;
 use chaski_engine::scheduler::batch::{LogitsWanted, ScheduledBatch, ScheduledSequence};
 use chaski_engine::scheduler::block_pool::BlockId;
@@ -27,8 +27,8 @@ impl Pair {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tiny.gguf");
         TinyModel::new(shape).write(&path);
-        let file = GgufFile::open(&path).unwrap();
-        let ours = Model::load(&file, shape.context, &Device::Cpu).unwrap();
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        let ours = Model::load(&checkpoint, shape.context, Vec::new(), &Device::Cpu, None).unwrap();
         let mut reader = File::open(&path).unwrap();
         let content = gguf_file::Content::read(&mut reader).unwrap();
         let oracle = ModelWeights::from_gguf(content, &mut reader, &Device::Cpu).unwrap();
@@ -63,8 +63,14 @@ impl Pair {
 
 fn batch(tokens: &[u32], position: usize, table: &[usize], logits: LogitsWanted) -> ScheduledBatch {
     let block_table = table.iter().map(|&index| BlockId::new(index)).collect();
-    let sequence =
-        ScheduledSequence { id: SequenceId(0), tokens: tokens.to_vec(), position, block_table, logits };
+    let sequence = ScheduledSequence {
+        id: SequenceId(0),
+        tokens: tokens.to_vec(),
+        position,
+        block_table,
+        logits,
+        adapter: None,
+    };
     ScheduledBatch { sequences: vec![sequence], copies: Vec::new() }
 }
 
@@ -82,10 +88,10 @@ fn difference(found: &[f32], expected: &[f32]) -> f64 {
     (apart / square(&mut expected.iter().copied())).sqrt()
 }
 
-/// Most difference on an f32 file: the order of sums only.
-const EXACT: f64 = 1e-4;
+/// Most difference on a file of floats: keys and values are cached as f16.
+const EXACT: f64 = 2e-3;
 /// Most difference where activations are rounded to 8 bits.
-const ROUNDED: f64 = 0.04;
+const ROUNDED: f64 = 0.05;
 
 #[track_caller]
 fn check(shape: Shape, tokens: usize, steps: &[usize], within: f64) {

@@ -127,27 +127,32 @@ unsafe fn kernel<const T: usize, const BITS: usize, const PARTS: usize, const MI
                 if PARTS == 1 {
                     let total = halves[0] + halves[1];
                     // Two chains of four: a single chain of eight would wait for its own latency.
-                    let mut even = _mm512_set1_epi32(-zero * total);
+                    let mut even = _mm512_setzero_si512();
                     let mut odd = _mm512_setzero_si512();
                     for index in 0..4 {
                         even = _mm512_dpbusd_epi32(even, weights[2 * index], group(2 * index));
                         odd = _mm512_dpbusd_epi32(odd, weights[2 * index + 1], group(2 * index + 1));
                     }
                     let dot = _mm512_cvtepi32_ps(_mm512_add_epi32(even, odd));
-                    let weight = _mm512_mul_ps(scales[0], activation_scale);
-                    *sum = _mm512_fmadd_ps(dot, weight, *sum);
+                    let value = match zero == 0 {
+                        true => _mm512_mul_ps(dot, activation_scale),
+                        false => {
+                            _mm512_fmadd_ps(dot, activation_scale, _mm512_set1_ps(-(zero as f32) * total))
+                        }
+                    };
+                    *sum = _mm512_fmadd_ps(value, scales[0], *sum);
                     if MIN {
-                        let offset = _mm512_mul_ps(_mm512_set1_ps(total as f32), activation_scale);
-                        *sum = _mm512_fmadd_ps(min, offset, *sum);
+                        *sum = _mm512_fmadd_ps(min, _mm512_set1_ps(total), *sum);
                     }
                 } else {
                     for part in 0..2 {
-                        let mut dot = _mm512_set1_epi32(-zero * halves[part]);
+                        let mut dot = _mm512_setzero_si512();
                         for (index, weights) in weights.iter().enumerate().skip(part * 4).take(4) {
                             dot = _mm512_dpbusd_epi32(dot, *weights, group(index));
                         }
-                        let weight = _mm512_mul_ps(scales[part], activation_scale);
-                        *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), weight, *sum);
+                        let offset = _mm512_set1_ps(-(zero as f32) * halves[part]);
+                        let value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), activation_scale, offset);
+                        *sum = _mm512_fmadd_ps(value, scales[part], *sum);
                     }
                 }
             }

@@ -39,14 +39,17 @@ pub fn panel(
                     };
                     dot[column / 16] += i32::from(stored) * i32::from(activation);
                 }
-                let dot = [dot[0] - encoding.zero() * sums[0], dot[1] - encoding.zero() * sums[1]];
+                let zero = -encoding.zero() as f32;
                 let weight = |part: usize| panel.scales[(block * parts + part) * PANEL_ROWS + lane].to_f32();
                 *out += match parts {
-                    1 => (dot[0] + dot[1]) as f32 * (weight(0) * scale),
-                    _ => dot[0] as f32 * (weight(0) * scale) + dot[1] as f32 * (weight(1) * scale),
+                    1 => ((dot[0] + dot[1]) as f32 * scale + zero * (sums[0] + sums[1])) * weight(0),
+                    _ => {
+                        (dot[0] as f32 * scale + zero * sums[0]) * weight(0)
+                            + (dot[1] as f32 * scale + zero * sums[1]) * weight(1)
+                    }
                 };
                 if let Some(min) = panel.mins.get(block * PANEL_ROWS + lane) {
-                    *out += min.to_f32() * ((sums[0] + sums[1]) as f32 * scale);
+                    *out += min.to_f32() * (sums[0] + sums[1]);
                 }
             }
         }

@@ -1,4 +1,5 @@
-//! The forward pass, in the paper's order.
+//! The forward pass in candle's tensors: on a GPU with the feature `candle-cuda`, and on a CPU for shapes that
+//! our own kernels do not take.
 //!
 //! Rows of all sequences go through the matrices together; only attention is done per sequence.
 //!
@@ -7,15 +8,23 @@
 
 use candle_core::{Device, Module, Result, Tensor};
 
-use super::attention::attend;
+mod attention;
+mod cache;
+mod weights;
+
+pub use cache::CandleCache;
+
+use super::checkpoint::Checkpoint;
 use super::config::LlamaConfig;
-use super::kv_cache::KvCache;
+use super::logits::Logits;
 use super::rope::RopeTables;
-use super::weights::{LayerWeights, LlamaWeights};
 use crate::error::EngineError;
 use crate::scheduler::batch::{LogitsWanted, ScheduledBatch};
+use attention::attend;
+use weights::{LayerWeights, LlamaWeights};
 
-pub struct Llama {
+/// A Llama-family model in candle's tensors.
+pub struct CandleLlama {
     weights: LlamaWeights,
     rope: RopeTables,
     num_heads: usize,
@@ -24,13 +33,15 @@ pub struct Llama {
     device: Device,
 }
 
-impl Llama {
-    pub fn new(
-        weights: LlamaWeights,
+impl CandleLlama {
+    /// Reads the weights of `checkpoint` onto `device`; `context` is the most tokens of one sequence.
+    pub fn load(
+        checkpoint: &Checkpoint,
         config: &LlamaConfig,
         context: usize,
         device: &Device,
     ) -> std::result::Result<Self, EngineError> {
+        let weights = LlamaWeights::read(checkpoint, config, device)?;
         let LlamaConfig { num_heads, num_kv_heads, head_dim, .. } = *config;
         let divisors = weights.rope_divisors.as_deref();
         let rope =
@@ -42,13 +53,14 @@ impl Llama {
     pub fn forward(
         &self,
         batch: &ScheduledBatch,
-        kv_cache: &mut KvCache,
-    ) -> std::result::Result<Tensor, EngineError> {
+        kv_cache: &mut CandleCache,
+    ) -> std::result::Result<Logits, EngineError> {
         self.check(batch, kv_cache)?;
-        Ok(self.compute(batch, kv_cache)?)
+        let logits = self.compute(batch, kv_cache)?.flatten_all()?.to_vec1()?;
+        Ok(Logits::new(self.weights.head.outputs(), logits))
     }
 
-    fn compute(&self, batch: &ScheduledBatch, kv_cache: &mut KvCache) -> Result<Tensor> {
+    fn compute(&self, batch: &ScheduledBatch, kv_cache: &mut CandleCache) -> Result<Tensor> {
         kv_cache.copy_blocks(&batch.copies)?;
         let ids: Vec<u32> = batch.sequences.iter().flat_map(|sequence| &sequence.tokens).copied().collect();
         let ids = Tensor::new(ids, &self.device)?;
@@ -76,7 +88,7 @@ impl Llama {
         layer: &LayerWeights,
         x: &Tensor,
         batch: &ScheduledBatch,
-        kv_cache: &mut KvCache,
+        kv_cache: &mut CandleCache,
     ) -> Result<Tensor> {
         let queries = layer.query.forward(x)?;
         let keys = layer.key.forward(x)?;
@@ -110,31 +122,9 @@ impl Llama {
     }
 
     /// A batch that does not fit would read another sequence's keys or fail deep inside a kernel.
-    fn check(&self, batch: &ScheduledBatch, kv_cache: &KvCache) -> std::result::Result<(), EngineError> {
-        for sequence in &batch.sequences {
-            let end = sequence.position + sequence.tokens.len();
-            let slots = sequence.block_table.len() * crate::scheduler::BLOCK_TOKENS;
-            let known = sequence.block_table.iter().all(|block| block.index() < kv_cache.num_blocks());
-            if sequence.tokens.is_empty() || end > slots || end > self.rope.context() || !known {
-                return Err(EngineError::Compute(format!(
-                    "sequence {:?} wants positions {}..{end} in {} blocks and a context of {}",
-                    sequence.id,
-                    sequence.position,
-                    sequence.block_table.len(),
-                    self.rope.context()
-                )));
-            }
-            let vocabulary = self.weights.embedding.rows();
-            if let Some(id) = sequence.tokens.iter().find(|id| **id as usize >= vocabulary) {
-                return Err(EngineError::Compute(format!(
-                    "token {id} is outside the vocabulary of {vocabulary}"
-                )));
-            }
-        }
-        match batch.sequences.is_empty() {
-            true => Err(EngineError::Compute("the batch is empty".into())),
-            false => Ok(()),
-        }
+    fn check(&self, batch: &ScheduledBatch, kv_cache: &CandleCache) -> std::result::Result<(), EngineError> {
+        let vocabulary = self.weights.embedding.rows();
+        batch.check(kv_cache.num_blocks(), self.rope.context(), vocabulary).map_err(EngineError::Compute)
     }
 }
 
