@@ -94,16 +94,16 @@ impl FloatMatrix {
         let panels = rows.div_ceil(PANEL_ROWS);
         let lines = panel_lines(kind, columns);
         let mut values = vec![Line([0; 64]); panels * lines];
-        let size = kind.size();
         fill_panels(values.chunks_exact_mut(lines).enumerate(), rows * columns, |(panel, lines)| {
-            let lanes = PANEL_ROWS.min(rows - panel * PANEL_ROWS);
-            for lane in 0..lanes {
-                let row = source(panel * PANEL_ROWS + lane);
-                let row = &bytes[row * columns * size..][..columns * size];
-                for (column, value) in row.chunks_exact(size).enumerate() {
-                    let (line, byte) = place(kind, column, lane);
-                    lines[line].0[byte..byte + size].copy_from_slice(value);
-                }
+            let row_bytes = columns * kind.size();
+            let row = |lane: usize| match panel * PANEL_ROWS + lane {
+                row if row < rows => &bytes[source(row) * row_bytes..][..row_bytes],
+                _ => &[],
+            };
+            let rows: [&[u8]; PANEL_ROWS] = std::array::from_fn(row);
+            match kind {
+                FloatKind::F32 => fill_panel::<4>(lines, rows),
+                FloatKind::F16 | FloatKind::Bf16 => fill_panel::<2>(lines, rows),
             }
         });
         Ok(Self { rows, columns, kind, values })
@@ -134,6 +134,11 @@ impl FloatMatrix {
         self.values.len() * size_of::<Line>()
     }
 
+    /// Bytes of memory that a matrix of this shape takes.
+    pub fn bytes_of(kind: FloatKind, rows: usize, columns: usize) -> usize {
+        rows.div_ceil(PANEL_ROWS) * panel_lines(kind, columns) * size_of::<Line>()
+    }
+
     /// Row `row` as f32, its first `out.len()` columns: for an embedding table.
     ///
     /// # Panics
@@ -151,6 +156,23 @@ impl FloatMatrix {
     fn panel(&self, panel: usize) -> &[Line] {
         let lines = panel_lines(self.kind, self.columns);
         &self.values[panel * lines..(panel + 1) * lines]
+    }
+}
+
+/// Puts the values of 16 rows, `SIZE` bytes each, where [`place`] says; rows past the last are empty.
+fn fill_panel<const SIZE: usize>(lines: &mut [Line], rows: [&[u8]; PANEL_ROWS]) {
+    let rows = rows.map(|row| row.as_chunks::<SIZE>().0);
+    let mut column = 0;
+    for line in lines {
+        let (columns, _) = line.0.as_chunks_mut::<SIZE>().0.as_chunks_mut::<PANEL_ROWS>();
+        for values in columns {
+            for (value, row) in values.iter_mut().zip(rows) {
+                if let Some(found) = row.get(column) {
+                    *value = *found;
+                }
+            }
+            column += 1;
+        }
     }
 }
 

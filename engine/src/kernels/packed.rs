@@ -242,6 +242,13 @@ impl PackedMatrix {
             + self.permutation.as_ref().map_or(0, |permutation| permutation.len() * 4)
     }
 
+    /// Bytes of memory that a matrix of this shape takes, whose columns are in the input's order.
+    pub fn bytes_of(encoding: Encoding, rows: usize, columns: usize) -> usize {
+        let per_block = encoding.scales() + usize::from(encoding.has_min());
+        let block = encoding.block_bytes() + per_block * PANEL_ROWS * size_of::<f16>();
+        rows.div_ceil(PANEL_ROWS) * (columns / BLOCK_COLUMNS) * block
+    }
+
     /// The quants, scales and minima of one panel.
     pub(super) fn panel(&self, panel: usize) -> Panel<'_> {
         let blocks = self.blocks();
@@ -298,9 +305,19 @@ impl PanelMut<'_> {
     /// Puts one row's 32 weights where the kernels read them.
     fn place(&mut self, lane: usize, block: usize, source: &Block) {
         let lines = self.encoding.block_bytes() / 64;
-        for (column, &quant) in source.quants.iter().enumerate() {
-            let (line, byte, shift) = self.encoding.place(column, lane);
-            self.quants[block * lines + line].0[byte] |= quant << shift;
+        let lines = &mut self.quants[block * lines..(block + 1) * lines];
+        // As `Encoding::place` says, a lane's four bytes of a line at a time.
+        for (index, line) in lines.iter_mut().enumerate() {
+            let bytes = &mut line.0[lane * 4..lane * 4 + 4];
+            match self.encoding.bits() {
+                4 => {
+                    let quants = &source.quants[index * 8..index * 8 + 8];
+                    for (column, byte) in bytes.iter_mut().enumerate() {
+                        *byte = quants[column] | quants[column + 4] << 4;
+                    }
+                }
+                _ => bytes.copy_from_slice(&source.quants[index * 4..index * 4 + 4]),
+            }
         }
         let scales = self.encoding.scales();
         for (part, &scale) in source.scales[..scales].iter().enumerate() {

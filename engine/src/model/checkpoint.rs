@@ -170,6 +170,21 @@ impl Checkpoint {
         }
     }
 
+    /// Bytes of memory that all vectors and matrices of a model of this config take once they are read. The
+    /// embedding table counts once where it is the output head too.
+    pub fn loaded_bytes(&self, config: &LlamaConfig) -> u64 {
+        let bytes = |expected: &ExpectedTensor| match (&expected.shape[..], &self.source) {
+            ([rows, columns], Source::Gguf(file)) => {
+                file.loaded_bytes(&stored(&expected.name), *rows, *columns) as u64
+            }
+            ([rows, columns], Source::Folder(folder)) => {
+                folder.loaded_bytes(&expected.name, *rows, *columns) as u64
+            }
+            (shape, _) => (shape.iter().product::<usize>() * size_of::<f32>()) as u64,
+        };
+        expected_tensors(config, self.has(ROPE_DIVISORS)).iter().map(bytes).sum()
+    }
+
     /// The divisors of the rotary frequencies, (head_dim / 2,), if the checkpoint brings them.
     ///
     /// # Errors

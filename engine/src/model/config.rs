@@ -112,7 +112,7 @@ impl LlamaConfig {
         }
         if self.rope_scaling != RopeScaling::None {
             return refuse(format!(
-                "the model's rotary frequencies are stretched already ({:?}); they cannot be stretched again",
+                "the model's rotary frequencies are stretched already ({}); they cannot be stretched again",
                 self.rope_scaling
             ));
         }
@@ -127,12 +127,12 @@ impl LlamaConfig {
             RopeScaling::DynamicNtk { .. } => MAX_CONTEXT as f64,
         };
         if (tokens as f64) > reach.ceil() {
-            return refuse(format!("{scaling:?} stretches {trained} tokens to {reach:.0}, not to {tokens}"));
+            return refuse(format!("{scaling} stretches {trained} tokens to {reach:.0}, not to {tokens}"));
         }
         self.context = tokens;
         let warning = format!(
             "a context of {tokens} tokens is above the {trained} that the model was trained for: its rotary \
-             frequencies are stretched ({scaling:?}), and answers may be worse, short ones included"
+             frequencies are stretched ({scaling}), and answers may be worse, short ones included"
         );
         self.rope_scaling = scaling;
         Ok(warning)

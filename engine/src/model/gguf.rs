@@ -1,7 +1,7 @@
 //! A GGUF file: opened once, checked before anything is allocated from its numbers.
 //!
 //! A model file comes from the network, so each count, length and offset in it is a claim. The header is
-//! walked first without storing anything ([`header`]); only then does candle's reader build the metadata,
+//! walked first without storing anything (`gguf/header.rs`); only then does candle's reader build the metadata,
 //! and every tensor's bytes are known to lie inside the file before one is read.
 
 mod header;
@@ -127,6 +127,16 @@ impl GgufFile {
             None => PackedMatrix::from_gguf(&bytes, format, rows, columns).map(Matrix::Packed),
         };
         matrix.map_err(|error| self.unusable(format!("tensor `{name}`: {error}")))
+    }
+
+    /// Bytes of memory that [`Self::matrix`] takes; 0 when there is no such matrix.
+    pub(super) fn loaded_bytes(&self, name: &str, rows: usize, columns: usize) -> usize {
+        let Some((_shape, format)) = self.tensor_info(name) else { return 0 };
+        match (float_kind(format), Encoding::of(format)) {
+            (Some(kind), _) => FloatMatrix::bytes_of(kind, rows, columns),
+            (None, Some(encoding)) => PackedMatrix::bytes_of(encoding, rows, columns),
+            (None, None) => 0,
+        }
     }
 
     fn known(&self, name: &str) -> Result<(&[usize], GgmlDType), EngineError> {

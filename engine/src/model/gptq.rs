@@ -38,6 +38,10 @@ pub struct GptqSettings {
     pub group_size: Option<usize>,
     /// What the label says of the zero points.
     pub zeros: ZeroFormat,
+    /// Whether all zero points are 8, as far as the settings say: for estimates only.
+    pub symmetric: bool,
+    /// Whether groups are of scattered inputs, as far as the settings say: for estimates only.
+    pub scattered: bool,
 }
 
 impl GptqSettings {
@@ -84,7 +88,9 @@ impl GptqSettings {
         if json.get("dynamic").and_then(Value::as_object).is_some_and(|rules| !rules.is_empty()) {
             faults.push("GPTQ with other settings for some matrices (`dynamic`) is not supported".into());
         }
-        if faults.is_empty() { Ok(Self { group_size, zeros }) } else { Err(faults) }
+        let flag = |key: &str, default| json.get(key).and_then(Value::as_bool).unwrap_or(default);
+        let (symmetric, scattered) = (flag("sym", true), flag("desc_act", false));
+        if faults.is_empty() { Ok(Self { group_size, zeros, symmetric, scattered }) } else { Err(faults) }
     }
 }
 
@@ -235,6 +241,14 @@ impl GptqLinear {
         } else {
             label
         }
+    }
+
+    /// Bytes of memory that a matrix takes once it is packed, as far as `settings` tell.
+    pub fn packed_bytes(settings: Option<&GptqSettings>, rows: usize, columns: usize) -> usize {
+        let symmetric = settings.is_none_or(|settings| settings.symmetric);
+        let order = if settings.is_some_and(|settings| settings.scattered) { 4 * columns } else { 0 };
+        let encoding = if symmetric { Encoding::Four } else { Encoding::FourMin };
+        PackedMatrix::bytes_of(encoding, rows, columns) + order
     }
 
     /// Repacks the matrix; its row `row` is the file's output `source(row)`.

@@ -8,6 +8,7 @@
 //! transformers' `modeling_rope_utils.py`.
 
 use std::f64::consts::PI;
+use std::fmt;
 
 use candle_core::{Device, Tensor};
 
@@ -127,6 +128,26 @@ impl RopeScaling {
             }
         };
         (!sound).then(|| format!("rotary scaling {self:?} has numbers that make no sense"))
+    }
+}
+
+impl fmt::Display for RopeScaling {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => write!(formatter, "none"),
+            Self::Linear { factor } => write!(formatter, "linear by {factor}"),
+            Self::Ntk { factor } => write!(formatter, "NTK by {factor}"),
+            Self::DynamicNtk { factor, original_context } => {
+                write!(formatter, "dynamic NTK by {factor} from {original_context} tokens on")
+            }
+            Self::Yarn(YarnScaling { factor, original_context, .. }) => {
+                write!(formatter, "YaRN by {factor} from {original_context} tokens on")
+            }
+            Self::Llama3 { factor, original_context, .. } => {
+                write!(formatter, "Llama 3 by {factor} from {original_context} tokens on")
+            }
+            Self::Divisors => write!(formatter, "divisors in the file"),
+        }
     }
 }
 

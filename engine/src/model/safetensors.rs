@@ -151,6 +151,16 @@ impl SafetensorsFolder {
             .map_err(|error| file.unusable(format!("tensor `{weight}`: {error}")))
     }
 
+    /// Bytes of memory that [`Self::matrix`] takes; 0 when there is no such matrix.
+    pub(super) fn loaded_bytes(&self, name: &str, rows: usize, columns: usize) -> usize {
+        let name = theirs(name);
+        if self.info(&format!("{name}.qweight")).is_some() {
+            return GptqLinear::packed_bytes(self.config.quantization.as_ref(), rows, columns);
+        }
+        let kind = self.info(&format!("{name}.weight")).and_then(|info| info.element.float());
+        kind.map_or(0, |kind| FloatMatrix::bytes_of(kind, rows, columns))
+    }
+
     fn gptq_matrix(
         &self,
         name: &str,

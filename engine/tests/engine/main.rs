@@ -9,5 +9,7 @@ mod safetensors;
 mod gptq;
 mod context;
 mod adapter;
+mod inspect;
+mod fuzz;
 mod beside;
 mod smollm2;

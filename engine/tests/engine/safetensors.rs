@@ -4,6 +4,7 @@ use std::fs;
 
 use crate::folder::{Tensor, TinyFolder, floats, safetensors, with_header};
 use crate::tiny::{Shape, TinyModel};
+use candle_core::quantized::{GgmlDType, gguf_file};
 use chaski_engine::EngineError;
 use chaski_engine::model::{Checkpoint, LlamaConfig, Matrix};
 use serde_json::{Value, json};
@@ -104,6 +105,42 @@ fn a_folder_holds_the_same_model_as_a_gguf_file() {
         assert_same(&gguf, &load(&sharded).unwrap().0, &model);
         let by_file = Checkpoint::open(&whole.path().join("model.safetensors")).unwrap();
         assert_same(&gguf, &by_file, &model);
+    }
+}
+
+/// Both of candle's Llamas agree: the one that reads GGUF's order of rows and the one that reads these files'. So
+/// the two orders that the test above holds against each other are the real ones.
+#[test]
+fn the_orders_of_rows_are_those_of_the_stock_models() {
+    use candle_core::{DType, Device};
+    use candle_nn::VarBuilder;
+    use candle_transformers::models::{llama, quantized_llama};
+
+    let ids: Vec<u32> = (0..20).map(|index| index * 7 % 40).collect();
+    let ids = candle_core::Tensor::new(ids, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+    let shape = Shape { format: GgmlDType::F32, ..small() };
+    let model = TinyFolder::new(&shape);
+    let tensors = model.tensors.iter().map(|tensor| {
+        let loaded = candle_core::Tensor::from_vec(floats(tensor), &tensor.shape[..], &Device::Cpu);
+        (tensor.name.clone(), loaded.unwrap())
+    });
+    let config: llama::LlamaConfig = serde_json::from_value(model.config.clone()).unwrap();
+    let config = config.into_config(false);
+    let weights = VarBuilder::from_tensors(tensors.collect(), DType::F32, &Device::Cpu);
+    let mut cache = llama::Cache::new(false, DType::F32, &config, &Device::Cpu).unwrap();
+    let theirs = llama::Llama::load(weights, &config).unwrap().forward(&ids, 0, &mut cache).unwrap();
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    TinyModel::new(&shape).write(&path);
+    let mut reader = fs::File::open(&path).unwrap();
+    let content = gguf_file::Content::read(&mut reader).unwrap();
+    let mut oracle = quantized_llama::ModelWeights::from_gguf(content, &mut reader, &Device::Cpu).unwrap();
+    let expected = oracle.forward(&ids, 0).unwrap();
+
+    let flat = |logits: candle_core::Tensor| logits.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    for (found, expected) in flat(theirs).iter().zip(flat(expected)) {
+        assert!((found - expected).abs() < 1e-3, "{found} is not {expected}");
     }
 }
 
@@ -298,6 +335,43 @@ fn end_tokens_are_the_union_of_what_all_files_name() {
     let (checkpoint, _) = load(&folder).unwrap();
     let config = checkpoint.folder().unwrap().config();
     assert_eq!((&config.end_ids[..], config.end_name.as_deref()), (&[1, 2, 3, 7][..], Some("<end>")));
+}
+
+/// Byte-level BPE of the 95 printable ASCII characters, without merges, and two special tokens.
+fn tokenizer_json() -> Value {
+    let letters = (b'!'..=b'~').map(char::from).chain(['\u{120}']); // U+0120 spells a space
+    let vocabulary: serde_json::Map<String, Value> =
+        letters.enumerate().map(|(id, letter)| (letter.to_string(), json!(id))).collect();
+    let special = |id: usize, content: &str| {
+        json!({
+            "id": id, "content": content, "special": true, "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false,
+        })
+    };
+    let byte_level = json!({
+        "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true,
+    });
+    json!({
+        "version": "1.0",
+        "added_tokens": [special(95, "<|end_of_text|>"), special(96, "<end>")],
+        "pre_tokenizer": byte_level, "decoder": byte_level,
+        "model": { "type": "BPE", "vocab": vocabulary, "merges": [] },
+    })
+}
+
+#[test]
+fn the_tokenizer_stops_at_what_any_file_or_the_family_names() {
+    let mut model = TinyFolder::new(&Shape { vocabulary: 97, ..small() });
+    model.config["eos_token_id"] = json!(3);
+    let folder = written(&model);
+    let (checkpoint, _) = load(&folder).unwrap();
+    assert!(checkpoint.tokenizer().err().unwrap().to_string().contains("tokenizer.json"));
+    let write = |name: &str, value: Value| fs::write(folder.path().join(name), value.to_string()).unwrap();
+    write("tokenizer.json", tokenizer_json());
+    write("tokenizer_config.json", json!({ "eos_token": "<end>" }));
+    let tokenizer = load(&folder).unwrap().0.tokenizer().unwrap();
+    assert_eq!(tokenizer.stop_ids(), [3, 95, 96]);
+    assert_eq!(tokenizer.encode("a b").unwrap(), [64, 94, 65]);
 }
 
 #[test]
