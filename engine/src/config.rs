@@ -11,11 +11,16 @@ pub struct EngineOptions {
     pub tokenizer: Option<PathBuf>,
     /// A chat template (Jinja) to use instead of the checkpoint's own.
     pub chat_template: Option<String>,
-    /// Tokens of context, at most the model's own; `None` is the model's own.
+    /// Tokens of context, at most the model's own; `None` is the model's own, or what memory there is for.
     pub context: Option<usize>,
     /// Most tokens that one engine step computes; a longer prompt is prefilled in chunks.
     pub step_tokens: usize,
-    /// Most requests that wait for the engine; one more is refused with [`crate::EngineError::Overloaded`].
+    /// Most requests that are computed at once, each with some tokens of a step.
+    pub max_sequences: usize,
+    /// Tokens of all requests together that the KV cache holds, at least one context. `None` is one context and
+    /// room for the beginnings of earlier requests, more where memory is plentiful.
+    pub kv_tokens: Option<usize>,
+    /// Most requests that wait to be computed; one more is refused with [`crate::EngineError::Overloaded`].
     pub queue: usize,
 }
 
@@ -28,6 +33,8 @@ impl EngineOptions {
             chat_template: None,
             context: None,
             step_tokens: 512,
+            max_sequences: 64,
+            kv_tokens: None,
             queue: 64,
         }
     }

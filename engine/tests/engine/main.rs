@@ -3,4 +3,5 @@
 mod tiny;
 mod parity;
 mod malformed;
+mod serving;
 mod smollm2;
