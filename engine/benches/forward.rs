@@ -33,7 +33,9 @@ fn main() {
     let threads = std::env::var("THREADS").ok().and_then(|threads| threads.parse::<NonZeroUsize>().ok());
     let started = Instant::now();
     let checkpoint = Checkpoint::open(path.as_ref()).expect("a model");
-    let model = Model::load(&checkpoint, CONTEXT, Vec::new(), &Device::Cpu, threads).expect("a model");
+    let model =
+        Model::load(&checkpoint, checkpoint.config().unwrap(), CONTEXT, Vec::new(), &Device::Cpu, threads)
+            .expect("a model");
     println!("load {:.2} s", started.elapsed().as_secs_f64());
     let cache = model.new_kv_cache(8 * CONTEXT / BLOCK_TOKENS).expect("a cache");
     let mut bench = Bench { model, cache, runs };

@@ -1,21 +1,56 @@
 //! How an engine is started.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
+
+use crate::model::rope::RopeScaling;
+
+/// A LoRA adapter and what requests call it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdapterFolder {
+    /// Its name.
+    pub name: String,
+    /// The folder, as PEFT writes it.
+    pub folder: PathBuf,
+}
+
+/// Where KV blocks are kept across restarts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KvStoreOptions {
+    /// The folder; its entries tell what was asked, so it is closed to other users.
+    pub folder: PathBuf,
+    /// Most bytes of all entries.
+    pub most_bytes: u64,
+}
 
 /// How an engine is started.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
-    /// The weights: a GGUF file of a Llama-family model.
+    /// The weights of a Llama-family model: a GGUF file, or a folder of safetensors with its `config.json`.
     pub model: PathBuf,
     /// A `tokenizer.json` to use instead of the vocabulary inside the GGUF file.
     pub tokenizer: Option<PathBuf>,
     /// A chat template (Jinja) to use instead of the checkpoint's own.
     pub chat_template: Option<String>,
-    /// Tokens of context, at most the model's own; `None` is the model's own.
+    /// Tokens of context; `None` is the model's own, or what memory there is for. More than the model's own
+    /// needs `rope_scaling`.
     pub context: Option<usize>,
+    /// How the rotary frequencies are stretched for a context above the model's own.
+    pub rope_scaling: Option<RopeScaling>,
+    /// The adapters that requests may name.
+    pub adapters: Vec<AdapterFolder>,
     /// Most tokens that one engine step computes; a longer prompt is prefilled in chunks.
     pub step_tokens: usize,
-    /// Most requests that wait for the engine; one more is refused with [`crate::EngineError::Overloaded`].
+    /// Most requests that are computed at once, each with some tokens of a step.
+    pub max_sequences: usize,
+    /// Tokens of all requests together that the KV cache holds, at least one context. `None` is one context and
+    /// room for the beginnings of earlier requests, more where memory is plentiful.
+    pub kv_tokens: Option<usize>,
+    /// Threads that compute on a CPU; `None` is one for each core.
+    pub threads: Option<NonZeroUsize>,
+    /// Where KV blocks are kept across restarts; `None` keeps none.
+    pub kv_store: Option<KvStoreOptions>,
+    /// Most requests that wait to be computed; one more is refused with [`crate::EngineError::Overloaded`].
     pub queue: usize,
 }
 
@@ -27,7 +62,13 @@ impl EngineOptions {
             tokenizer: None,
             chat_template: None,
             context: None,
+            rope_scaling: None,
+            adapters: Vec::new(),
             step_tokens: 512,
+            max_sequences: 64,
+            kv_tokens: None,
+            threads: None,
+            kv_store: None,
             queue: 64,
         }
     }

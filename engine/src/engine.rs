@@ -1,35 +1,46 @@
 //! The engine thread: requests in, engine steps, token events out.
 //!
 //! A request is checked, laid out, tokenized and its grammar compiled on the caller's side ([`Shared`]), so
-//! that a bad one costs the thread nothing. The thread takes prepared requests one after the other; while one
-//! runs, the others wait in the bounded queue. It owns the model, the KV cache and the scheduler.
+//! that a bad one costs the thread nothing. The thread takes prepared requests between its steps and computes
+//! many of them in one step; those that the scheduler has no room for yet hold a place in a queue of bounded
+//! length. The thread owns the model, the KV cache and the scheduler.
 //!
 //! Invariant: every accepted request ends with exactly one `Finished` or `Failed`, unless its receiver is gone.
 
+mod identity;
+mod memory;
 mod reply;
+mod outbox;
+mod task;
 mod worker;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use candle_core::Device;
-use candle_core::quantized::gguf_file::Value;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::chat::template::ChatTemplate;
 use crate::chat::tool_calls::ToolCallParser;
 use crate::config::EngineOptions;
 use crate::error::EngineError;
-use crate::model::{Checkpoint, Model};
-use crate::request::{GenerateRequest, OutputFormat, Prompt, Sampling, TokenEvent, ToolChoice};
+use crate::model::{Adapter, Checkpoint, LlamaConfig, Model};
+use crate::request::{GenerateRequest, OutputFormat, Prompt, Sampling, SessionId, TokenEvent, ToolChoice};
 use crate::sampling::grammar::GrammarCompiler;
+use crate::scheduler::{SchedulerOptions, blocks_for};
 use crate::tokenizer::Tokenizer;
+use identity::cache_keys;
+use memory::MemoryPlan;
+use task::Place;
 use worker::{Command, Job, Worker};
 
-/// Events that may wait for a slow reader before the engine waits for it.
+/// Events that may wait for a slow reader before its generation waits for it.
 const EVENT_CAPACITY: usize = 256;
+
+/// Commands on their way to the engine thread that hold no place in the queue: ends of sessions.
+const OTHER_COMMANDS: usize = 64;
 
 /// What is known about the loaded model.
 #[derive(Clone, Debug)]
@@ -61,6 +72,11 @@ struct Shared {
     tokenizer: Arc<Tokenizer>,
     template: ChatTemplate,
     grammars: GrammarCompiler,
+    /// Their names, in the model's order.
+    adapters: Vec<String>,
+    num_blocks: usize,
+    /// Places for requests that wait, `queue` of them.
+    places: Arc<Semaphore>,
     queue: usize,
 }
 
@@ -75,29 +91,36 @@ impl Engine {
     ///
     /// # Errors
     /// When the file cannot be read, is damaged or unsupported; when the context asked for is more than the
-    /// model was trained for.
+    /// model was trained for, or does not fit into memory.
     pub fn load(options: EngineOptions) -> Result<Self, EngineError> {
         let checkpoint = Checkpoint::open(&options.model)?;
-        let file = checkpoint.gguf().expect("a checkpoint is a GGUF file");
         let tokenizer = Arc::new(match &options.tokenizer {
             Some(path) => Tokenizer::from_file(path)?,
-            None => Tokenizer::from_gguf(file.metadata(), &options.model)?,
+            None => checkpoint.tokenizer()?,
         });
-        let checkpoint_template = match file.metadata().get("tokenizer.chat_template") {
-            Some(Value::String(template)) => Some(template.as_str()),
-            _ => None,
-        };
         let template = ChatTemplate::choose(
             options.chat_template.as_deref(),
-            checkpoint_template,
+            checkpoint.chat_template(),
             &tokenizer.specials(),
         )?;
         let grammars = GrammarCompiler::new(tokenizer.clone())?;
 
         let (device, device_name) = compute_device();
-        let trained = checkpoint.config()?;
-        let context = context(&options, trained.context)?;
-        let model = Model::load(&checkpoint, context, Vec::new(), &device, None)?;
+        let mut config = checkpoint.config()?;
+        extend_context(&options, &mut config)?;
+        let adapters = open_adapters(&options, &config)?;
+        let names = options.adapters.iter().map(|adapter| adapter.name.clone()).collect();
+        let available = match &device {
+            Device::Cpu => memory::available(file_bytes(&options.model)),
+            _ => None,
+        };
+        let MemoryPlan { context, num_blocks } =
+            MemoryPlan::new(&options, config.context, config.kv_bytes_per_token(), available)?;
+        let cache_keys = cache_keys(&options, &config);
+        let name = config.name.clone().unwrap_or_else(|| {
+            options.model.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned())
+        });
+        let model = Model::load(&checkpoint, config, context, adapters, &device, options.threads)?;
         if tokenizer.vocabulary() > model.config().vocabulary {
             return Err(EngineError::Tokenizer {
                 path: options.tokenizer.unwrap_or(options.model),
@@ -108,9 +131,6 @@ impl Engine {
                 ),
             });
         }
-        let name = trained.name.unwrap_or_else(|| {
-            options.model.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned())
-        });
         let info = ModelInfo {
             path: options.model,
             name,
@@ -119,13 +139,21 @@ impl Engine {
             template: template.name().to_owned(),
             device: device_name,
         };
-        let worker = Worker::new(model, tokenizer.clone(), context, options.step_tokens)?;
-        let (commands, inbox) = mpsc::channel(options.queue.max(1));
+        let dealt = SchedulerOptions {
+            num_blocks,
+            step_tokens: options.step_tokens.max(1),
+            max_sequences: options.max_sequences.max(1),
+        };
+        let worker = Worker::new(model, tokenizer.clone(), cache_keys, dealt)?;
+        let queue = options.queue.max(1);
+        let (commands, inbox) = mpsc::channel(queue + OTHER_COMMANDS);
         let thread = std::thread::Builder::new()
             .name("chaski-engine".into())
             .spawn(move || worker.run(inbox))
             .map_err(|error| EngineError::Compute(format!("cannot start the engine thread: {error}")))?;
-        let shared = Shared { info, tokenizer, template, grammars, queue: options.queue.max(1) };
+        let places = Arc::new(Semaphore::new(queue));
+        let shared =
+            Shared { info, tokenizer, template, grammars, adapters: names, num_blocks, places, queue };
         Ok(Self { shared, commands: Some(commands), thread: Some(thread) })
     }
 
@@ -138,13 +166,22 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError::InvalidRequest`], [`EngineError::Template`], [`EngineError::Grammar`],
-    /// [`EngineError::ContextTooLong`], [`EngineError::Overloaded`] or [`EngineError::Stopped`].
+    /// [`EngineError::ContextTooLong`], [`EngineError::OutOfBlocks`], [`EngineError::Overloaded`] or
+    /// [`EngineError::Stopped`].
     pub async fn generate(&self, request: GenerateRequest) -> Result<Generation, EngineError> {
         let arrived = Instant::now();
         let (events, receiver) = mpsc::channel(EVENT_CAPACITY);
         let job = self.shared.prepare(request, events, arrived)?;
-        self.send(Command::Generate(Box::new(job)))?;
+        self.send(Command::Generate(Box::new(job))).await?;
         Ok(Generation { events: receiver })
+    }
+
+    /// Keeps no KV blocks for `session` any more. Requests of it that run are not touched.
+    ///
+    /// # Errors
+    /// [`EngineError::Stopped`].
+    pub async fn end_session(&self, session: SessionId) -> Result<(), EngineError> {
+        self.send(Command::EndSession(session)).await
     }
 
     /// Tokens of the request's prompt, tool specifications included.
@@ -164,23 +201,23 @@ impl Engine {
             return Err(EngineError::InvalidRequest("a likelihood needs at least two tokens".into()));
         }
         self.shared.check_context(tokens.len())?;
+        let place = self.shared.place()?;
         let (answer, receiver) = oneshot::channel();
-        self.send(Command::Score { tokens, answer })?;
+        self.send(Command::Score { tokens, place, answer }).await?;
         receiver.await.map_err(|_| EngineError::Stopped)?
     }
 
-    fn send(&self, command: Command) -> Result<(), EngineError> {
+    /// Waits only if the ends of many sessions are on their way: requests hold a place, and there is one for
+    /// each.
+    async fn send(&self, command: Command) -> Result<(), EngineError> {
         let commands = self.commands.as_ref().expect("only `drop` takes the sender");
-        commands.try_send(command).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => EngineError::Overloaded { waiting: self.shared.queue },
-            mpsc::error::TrySendError::Closed(_) => EngineError::Stopped,
-        })
+        commands.send(command).await.map_err(|_| EngineError::Stopped)
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        // Closing the channel ends the thread after the request that runs; its receiver is usually gone.
+        // Closing the channel ends the thread after the requests that run; their receivers are usually gone.
         drop(self.commands.take());
         if let Some(thread) = self.thread.take() {
             // A panic of the thread was logged where it happened.
@@ -210,15 +247,35 @@ impl Shared {
         let callable: &[_] = if request.tool_choice == ToolChoice::None { &[] } else { &request.tools };
         let parser = ToolCallParser::bound(callable, first_call, style, request.output == OutputFormat::Text);
         let most = request.max_tokens.min(self.info.context - prompt.len());
+        let needed = blocks_for(prompt.len() + most);
+        if needed > self.num_blocks {
+            return Err(EngineError::OutOfBlocks { needed, num_blocks: self.num_blocks });
+        }
         Ok(Job {
             prompt,
+            adapter: self.adapter(request.adapter.as_deref())?,
             grammar,
             parser,
             sampling: request.sampling,
             max_tokens: most,
             stop: request.stop,
+            priority: request.priority,
+            session: request.session,
+            place: self.place()?,
             events,
             arrived,
+        })
+    }
+
+    /// The place of the adapter `name`.
+    fn adapter(&self, name: Option<&str>) -> Result<Option<usize>, EngineError> {
+        let Some(name) = name else { return Ok(None) };
+        let place = self.adapters.iter().position(|known| known == name);
+        place.map(Some).ok_or_else(|| {
+            EngineError::InvalidRequest(format!(
+                "there is no adapter `{name}`; known are: {}",
+                if self.adapters.is_empty() { "none".to_owned() } else { self.adapters.join(", ") }
+            ))
         })
     }
 
@@ -233,8 +290,20 @@ impl Shared {
                 tokens.extend(self.tokenizer.encode(text)?);
                 Ok(tokens)
             }
-            Prompt::Tokens(tokens) => Ok(tokens.clone()),
+            Prompt::Tokens(tokens) => match tokens.iter().find(|id| **id as usize >= self.info.vocabulary) {
+                None => Ok(tokens.clone()),
+                Some(id) => Err(EngineError::InvalidRequest(format!(
+                    "token {id} of the prompt is outside the vocabulary of {}",
+                    self.info.vocabulary
+                ))),
+            },
         }
+    }
+
+    /// A place among the requests that wait.
+    fn place(&self) -> Result<Place, EngineError> {
+        let place = self.places.clone().try_acquire_owned();
+        place.map(Some).map_err(|_| EngineError::Overloaded { waiting: self.queue })
     }
 
     /// A prompt must leave room for one token of an answer.
@@ -288,19 +357,37 @@ fn check(request: &GenerateRequest) -> Result<(), EngineError> {
     }
 }
 
-/// The context in use: what was asked for, up to what the model was trained for.
-fn context(options: &EngineOptions, trained: usize) -> Result<usize, EngineError> {
-    match options.context {
-        None => Ok(trained),
-        Some(asked) if asked > trained => Err(EngineError::InvalidRequest(format!(
-            "a context of {asked} tokens was asked for, `{}` was trained for {trained}",
-            options.model.display()
+/// The size of a file that could be opened a moment ago.
+fn file_bytes(path: &Path) -> usize {
+    std::fs::metadata(path).map_or(0, |file| usize::try_from(file.len()).unwrap_or(usize::MAX))
+}
+
+/// Stretches the context as the options ask.
+fn extend_context(options: &EngineOptions, config: &mut LlamaConfig) -> Result<(), EngineError> {
+    match (options.context, options.rope_scaling.clone()) {
+        (Some(asked), Some(scaling)) if asked > config.context => {
+            let warning = config.extend_context(asked, scaling)?;
+            tracing::warn!("{warning}");
+            Ok(())
+        }
+        (_, Some(scaling)) => Err(EngineError::InvalidRequest(format!(
+            "a rotary scaling ({scaling}) was asked for, but no context above the model's own {}",
+            config.context
         ))),
-        Some(asked) if asked < 2 => Err(EngineError::InvalidRequest(format!(
-            "a context of {asked} tokens holds no prompt and answer"
-        ))),
-        Some(asked) => Ok(asked),
+        (_, None) => Ok(()),
     }
+}
+
+fn open_adapters(options: &EngineOptions, config: &LlamaConfig) -> Result<Vec<Adapter>, EngineError> {
+    for (index, adapter) in options.adapters.iter().enumerate() {
+        if options.adapters[..index].iter().any(|before| before.name == adapter.name) {
+            return Err(EngineError::InvalidRequest(format!(
+                "two adapters have the name `{}`",
+                adapter.name
+            )));
+        }
+    }
+    options.adapters.iter().map(|adapter| Adapter::open(&adapter.folder, config)).collect()
 }
 
 /// The GPU if this build can use one and it is there, else the CPU; the reason is logged.

@@ -53,6 +53,14 @@ pub enum EngineError {
         /// Tokens of the context.
         context: usize,
     },
+    /// The request could not be computed even alone.
+    #[error("the request may need {needed} KV blocks, the engine has {num_blocks}")]
+    OutOfBlocks {
+        /// Blocks that its prompt and answer take.
+        needed: usize,
+        /// Blocks of the KV cache.
+        num_blocks: usize,
+    },
     /// Too many requests wait already.
     #[error("{waiting} requests wait for the engine already")]
     Overloaded {
@@ -77,6 +85,9 @@ impl EngineError {
             }
             Self::ContextTooLong { context, .. } => {
                 Some(format!("shorten the prompt, or start the engine with a context above {context}"))
+            }
+            Self::OutOfBlocks { .. } => {
+                Some("ask for fewer tokens, or start the engine with a larger KV cache".into())
             }
             Self::Overloaded { .. } => Some("try again when a request has finished".into()),
             _ => None,

@@ -34,6 +34,9 @@ use crate::scheduler::batch::ScheduledBatch;
 use candle::{CandleCache, CandleLlama};
 use cpu::{CpuCache, CpuLlama};
 
+/// Names the layout of a KV block's bytes: blocks of another layout are never read.
+pub const KV_LAYOUT: &str = "f16 keys (dim, 16), values (16, dim)";
+
 /// A Llama-family model on one device.
 pub struct Model {
     path: PathBuf,
@@ -47,7 +50,8 @@ enum Backend {
 }
 
 impl Model {
-    /// Reads the weights of `checkpoint` onto `device`. `context` is the most tokens that one sequence may
+    /// Reads the weights of `checkpoint` onto `device`; `config` is the checkpoint's own, or that with its
+    /// context extended. `context` is the most tokens that one sequence may
     /// have; the rotary tables are as long as that. Sequences may name one of `adapters`. `threads` compute on a CPU, all cores if `None`.
     ///
     /// On a CPU our own kernels compute, or candle's, with a line in the log, where a width does not fit ours.
@@ -56,12 +60,12 @@ impl Model {
     /// [`EngineError::Model`] names every missing or misshapen tensor at once.
     pub fn load(
         checkpoint: &Checkpoint,
+        config: LlamaConfig,
         context: usize,
         adapters: Vec<Adapter>,
         device: &Device,
         threads: Option<NonZeroUsize>,
     ) -> Result<Self, EngineError> {
-        let config = checkpoint.config()?;
         let backend = if device.is_cpu() && CpuLlama::takes(&config) {
             Backend::Cpu(Box::new(CpuLlama::load(checkpoint, &config, context, adapters, threads)?))
         } else {

@@ -20,12 +20,20 @@ pub struct GenerateRequest {
     pub tool_choice: ToolChoice,
     /// The shape of an answer that is not a tool call; guaranteed by decoding.
     pub output: OutputFormat,
+    /// The adapter that runs beside the weights, one of [`crate::EngineOptions::adapters`]; `None` for the
+    /// model alone.
+    pub adapter: Option<String>,
     /// How the next token is picked.
     pub sampling: Sampling,
     /// Most tokens to generate, at least 1. An answer cut here ends with [`FinishReason::Length`].
     pub max_tokens: usize,
     /// Generation ends before the first of these strings; none may be empty.
     pub stop: Vec<String>,
+    /// Who goes first when the engine has more to do than it can at once.
+    pub priority: Priority,
+    /// Whose turn this is. The engine keeps a session's KV blocks until its next turn, if it has the room, and
+    /// then computes the new tokens only. [`crate::Engine::end_session`] gives them up earlier.
+    pub session: Option<SessionId>,
 }
 
 impl GenerateRequest {
@@ -36,9 +44,12 @@ impl GenerateRequest {
             tools: Vec::new(),
             tool_choice: ToolChoice::Auto,
             output: OutputFormat::Text,
+            adapter: None,
             sampling: Sampling::default(),
             max_tokens,
             stop: Vec::new(),
+            priority: Priority::default(),
+            session: None,
         }
     }
 }
@@ -104,6 +115,31 @@ pub struct Sampling {
 impl Default for Sampling {
     fn default() -> Self {
         Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 0 }
+    }
+}
+
+/// Who goes first. Within one priority, who came first is admitted first, and all that are admitted progress.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// Somebody waits for it.
+    #[default]
+    Interactive,
+    /// It can wait, and makes way for interactive requests.
+    Batch,
+}
+
+/// Names the session of an agent or a conversation, as its owner likes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct SessionId(String);
+
+impl SessionId {
+    /// The session of this name.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self(name.into())
     }
 }
 

@@ -3,6 +3,8 @@
 //! Order: grammar mask → sampler → bytes → characters → stop strings → tool calls → events. Text that may
 //! still become a stop string or a call is held back, so an event is never taken back.
 
+use std::sync::Arc;
+
 use crate::chat::tool_calls::{Parsed, ToolCallParser};
 use crate::error::EngineError;
 use crate::request::{FinishReason, Sampling, TokenEvent};
@@ -19,8 +21,8 @@ pub(super) enum Next {
 }
 
 /// One reply as it grows.
-pub(super) struct Reply<'a> {
-    tokenizer: &'a Tokenizer,
+pub(super) struct Reply {
+    tokenizer: Arc<Tokenizer>,
     grammar: Option<Grammar>,
     sampler: Sampler,
     decoder: IncrementalDecoder,
@@ -31,9 +33,9 @@ pub(super) struct Reply<'a> {
     called: bool,
 }
 
-impl<'a> Reply<'a> {
+impl Reply {
     pub(super) fn new(
-        tokenizer: &'a Tokenizer,
+        tokenizer: Arc<Tokenizer>,
         grammar: Option<Grammar>,
         parser: ToolCallParser,
         sampling: Sampling,

@@ -1,23 +1,31 @@
 //! The thread that owns model, cache and scheduler.
+//!
+//! It takes commands between steps and otherwise steps as long as there is work: schedule → forward → sample
+//! → send. It waits only when nothing can be computed: for a command, or for a reader that is behind.
 
+use std::collections::HashMap;
+use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::task::Poll;
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::reply::{Next, Reply};
+use super::outbox::Outbox;
+use super::reply::Reply;
+use super::task::{Generation, Place, Progress, Score, Task};
 use crate::chat::tool_calls::ToolCallParser;
 use crate::error::EngineError;
 use crate::model::{KvCache, Logits, Model};
-use crate::request::{Finished, Sampling, Timings, TokenEvent, Usage};
+use crate::request::{Priority, Sampling, SessionId, TokenEvent};
 use crate::sampling::grammar::Grammar;
 use crate::scheduler::batch::{LogitsWanted, ScheduledBatch};
-use crate::scheduler::{BLOCK_TOKENS, OutOfBlocks, Scheduler};
+use crate::scheduler::block_hash::CacheKey;
+use crate::scheduler::sequence::{NewSequence, Purpose, SequenceId};
+use crate::scheduler::{OutOfBlocks, Scheduler, SchedulerOptions};
 use crate::tokenizer::Tokenizer;
-
-/// Blocks beyond one full context: room for the prefixes of earlier requests.
-const SPARE_TOKENS: usize = 4096;
 
 /// What the thread is asked to do.
 pub(super) enum Command {
@@ -25,18 +33,24 @@ pub(super) enum Command {
     /// The mean negative log-likelihood of a text.
     Score {
         tokens: Vec<u32>,
+        place: Place,
         answer: oneshot::Sender<Result<f64, EngineError>>,
     },
+    EndSession(SessionId),
 }
 
 /// A request, checked and ready to compute.
 pub(super) struct Job {
     pub(super) prompt: Vec<u32>,
+    pub(super) adapter: Option<usize>,
     pub(super) grammar: Option<Grammar>,
     pub(super) parser: ToolCallParser,
     pub(super) sampling: Sampling,
     pub(super) max_tokens: usize,
     pub(super) stop: Vec<String>,
+    pub(super) priority: Priority,
+    pub(super) session: Option<SessionId>,
+    pub(super) place: Place,
     pub(super) events: mpsc::Sender<TokenEvent>,
     pub(super) arrived: Instant,
 }
@@ -46,161 +60,230 @@ pub(super) struct Worker {
     tokenizer: Arc<Tokenizer>,
     kv_cache: KvCache,
     scheduler: Scheduler,
-    num_blocks: usize,
-    step_tokens: usize,
+    /// Of the model alone, and then with each adapter.
+    cache_keys: Vec<CacheKey>,
+    /// The requests under way, by the name of their sequence.
+    tasks: HashMap<SequenceId, Task>,
+    /// The last events of requests that are done, while their readers are behind.
+    unread: Vec<Outbox>,
+    /// Lets this thread wait for several channels at once.
+    waiting_room: tokio::runtime::Runtime,
+}
+
+/// Why the thread goes on after it waited.
+enum Woken {
+    Command(Command),
+    /// Nobody can send commands any more.
+    Closed,
+    /// A reader that was behind has room again, or is gone.
+    Room,
 }
 
 impl Worker {
     pub(super) fn new(
         model: Model,
         tokenizer: Arc<Tokenizer>,
-        context: usize,
-        step_tokens: usize,
+        cache_keys: Vec<CacheKey>,
+        options: SchedulerOptions,
     ) -> Result<Self, EngineError> {
-        let num_blocks = (context + SPARE_TOKENS.min(context)).div_ceil(BLOCK_TOKENS);
-        let kv_cache = model.new_kv_cache(num_blocks)?;
-        let scheduler = Scheduler::new(num_blocks, step_tokens);
-        Ok(Self { model, tokenizer, kv_cache, scheduler, num_blocks, step_tokens })
-    }
-
-    /// Takes commands until the engine is dropped.
-    pub(super) fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
-        while let Some(command) = inbox.blocking_recv() {
-            match command {
-                Command::Generate(job) => self.generate(*job),
-                Command::Score { tokens, answer } => {
-                    let score = self.guarded(|worker| worker.score(tokens));
-                    // The asker may have gone away.
-                    let _ = answer.send(score);
-                }
-            }
-        }
-    }
-
-    fn generate(&mut self, job: Job) {
-        let events = job.events.clone();
-        if events.is_closed() {
-            return;
-        }
-        let last = match self.guarded(|worker| worker.reply(job)) {
-            Ok(Some(finished)) => TokenEvent::Finished(finished),
-            Ok(None) => return,
-            Err(error) => TokenEvent::Failed(error),
-        };
-        // The receiver may have gone away.
-        let _ = events.blocking_send(last);
-    }
-
-    /// Runs `work`, whose panic or error ends that request alone. What the cache holds is forgotten after a
-    /// panic: nobody knows which blocks were half written.
-    fn guarded<T>(
-        &mut self,
-        work: impl FnOnce(&mut Self) -> Result<T, EngineError>,
-    ) -> Result<T, EngineError> {
-        let outcome = catch_unwind(AssertUnwindSafe(|| work(self)));
-        self.scheduler.finish();
-        outcome.unwrap_or_else(|_| {
-            self.scheduler = Scheduler::new(self.num_blocks, self.step_tokens);
-            Err(EngineError::Compute("a bug in the engine broke off this request; others go on".into()))
+        let kv_cache = model.new_kv_cache(options.num_blocks)?;
+        let waiting_room = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .map_err(|error| EngineError::Compute(format!("cannot start the engine thread: {error}")))?;
+        Ok(Self {
+            model,
+            tokenizer,
+            kv_cache,
+            scheduler: Scheduler::new(options),
+            cache_keys,
+            tasks: HashMap::new(),
+            unread: Vec::new(),
+            waiting_room,
         })
     }
 
-    /// One generation. `None` when its receiver went away.
-    fn reply(&mut self, job: Job) -> Result<Option<Finished>, EngineError> {
-        let started = Instant::now();
-        let queued = started - job.arrived;
-        let prompt_tokens = job.prompt.len();
-        let cached_tokens = self.scheduler.start(job.prompt);
-        let Some(mut logits) = self.compute(&job.events)? else { return Ok(None) };
-        let prefill = started.elapsed();
-        let decode = Instant::now();
-        if job.events.blocking_send(TokenEvent::Started { prompt_tokens, cached_tokens }).is_err() {
-            return Ok(None);
+    /// Takes commands until the engine is dropped, and finishes what was begun.
+    pub(super) fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
+        let mut open = true;
+        while open || !self.tasks.is_empty() || !self.unread.is_empty() {
+            while let Ok(command) = inbox.try_recv() {
+                self.take(command);
+            }
+            if self.step() {
+                continue;
+            }
+            match self.wait(&mut inbox, open) {
+                Woken::Command(command) => self.take(command),
+                Woken::Closed => open = false,
+                Woken::Room => {}
+            }
         }
+    }
 
-        let tokenizer = self.tokenizer.clone();
-        let mut reply = Reply::new(&tokenizer, job.grammar, job.parser, job.sampling, job.stop);
-        let (reason, cut_call) = loop {
-            let next = reply.next(&logits, job.max_tokens)?;
-            for event in reply.take_events() {
-                if job.events.blocking_send(event).is_err() {
-                    return Ok(None);
-                }
+    fn take(&mut self, command: Command) {
+        match command {
+            Command::Generate(job) => self.begin_generation(*job),
+            Command::Score { tokens, place, answer } => {
+                let most_tokens = tokens.len();
+                let score = Score { tokens: tokens.clone(), place, answer, total: 0.0, scored: 0 };
+                let new = NewSequence {
+                    tokens,
+                    most_tokens,
+                    priority: Priority::Batch,
+                    session: None,
+                    cache_key: self.cache_keys[0],
+                    adapter: None,
+                    purpose: Purpose::Score,
+                };
+                self.begin(new, Task::Score(score));
             }
-            match next {
-                Next::Finished { reason, cut_call } => break (reason, cut_call),
-                Next::Tokens(tokens) => self.scheduler.extend(&tokens),
-            }
-            match self.compute(&job.events)? {
-                Some(next) => logits = next,
-                None => return Ok(None),
-            }
+            Command::EndSession(session) => self.scheduler.end_session(&session),
+        }
+    }
+
+    fn begin_generation(&mut self, job: Job) {
+        let new = NewSequence {
+            most_tokens: job.prompt.len() + job.max_tokens,
+            priority: job.priority,
+            session: job.session,
+            cache_key: self.cache_keys[job.adapter.map_or(0, |adapter| adapter + 1)],
+            adapter: job.adapter,
+            purpose: Purpose::Generate,
+            tokens: job.prompt,
         };
-        let usage = Usage { prompt_tokens, cached_tokens, completion_tokens: reply.tokens() };
-        let timings = Timings { queued, prefill, decode: decode.elapsed() };
-        Ok(Some(Finished { reason, cut_call, usage, timings }))
+        let generation = Generation {
+            outbox: Outbox::new(job.events),
+            reply: Reply::new(self.tokenizer.clone(), job.grammar, job.parser, job.sampling, job.stop),
+            max_tokens: job.max_tokens,
+            prompt_tokens: new.tokens.len(),
+            place: job.place,
+            arrived: job.arrived,
+            started: None,
+            first_logits: None,
+        };
+        self.begin(new, Task::Generation(Box::new(generation)));
     }
 
-    /// Computes every known token and returns the logits after the last, or `None` when nobody listens any
-    /// more: that is asked before each step.
-    fn compute(&mut self, events: &mpsc::Sender<TokenEvent>) -> Result<Option<Vec<f32>>, EngineError> {
-        let mut logits = None;
-        while let Some(batch) = self.scheduler.schedule() {
-            if events.is_closed() {
-                return Ok(None);
+    fn begin(&mut self, new: NewSequence, task: Task) {
+        match self.scheduler.add(new) {
+            Ok(id) => {
+                self.tasks.insert(id, task);
             }
-            let batch = batch.map_err(out_of_blocks)?;
-            let computed = self.model.forward(&batch, &mut self.kv_cache)?;
-            self.scheduler.commit(&batch);
-            if computed.rows() > 0 {
-                logits = Some(computed.row(0).to_vec());
+            Err(OutOfBlocks { needed, num_blocks }) => {
+                self.unread.extend(task.fail(EngineError::OutOfBlocks { needed, num_blocks }));
             }
         }
-        Ok(logits)
     }
 
-    fn score(&mut self, tokens: Vec<u32>) -> Result<f64, EngineError> {
-        let started = Instant::now();
-        let count = tokens.len();
-        let done = self.scheduler.start(tokens.clone());
-        // A cached beginning has no logits: score without it.
-        if done > 0 {
-            self.scheduler.finish();
-            self.scheduler = Scheduler::new(self.num_blocks, self.step_tokens);
-            self.scheduler.start(tokens.clone());
+    /// One engine step. `false` when there was nothing to compute.
+    fn step(&mut self) -> bool {
+        self.deliver();
+        let batch = self.scheduler.schedule();
+        if batch.sequences.is_empty() {
+            return false;
         }
-        let mut total = 0.0;
-        while let Some(batch) = self.scheduler.schedule() {
-            let batch = all_logits(batch.map_err(out_of_blocks)?);
-            let logits = self.model.forward(&batch, &mut self.kv_cache)?;
-            total += negative_log_likelihood(&logits, &batch, &tokens);
-            self.scheduler.commit(&batch);
+        for part in &batch.sequences {
+            if let Some(task) = self.tasks.get_mut(&part.id) {
+                task.begin(part);
+            }
         }
-        tracing::debug!(tokens = count, seconds = Duration::as_secs_f64(&started.elapsed()), "scored a text");
-        Ok(total / (count - 1) as f64)
+        match self.forward(&batch) {
+            Ok(logits) => {
+                self.scheduler.commit(&batch);
+                self.advance(&batch, &logits);
+            }
+            Err(error) => self.break_off(&batch, &error),
+        }
+        true
+    }
+
+    /// Sends what waits to be read, drops what nobody listens to any more, and lets nobody run whose reader is
+    /// behind.
+    fn deliver(&mut self) {
+        self.unread.retain_mut(|outbox| {
+            outbox.flush();
+            outbox.is_behind()
+        });
+        let scheduler = &mut self.scheduler;
+        self.tasks.retain(|&id, task| {
+            if task.is_abandoned() {
+                scheduler.finish(id);
+                return false;
+            }
+            if let Some(outbox) = task.outbox() {
+                outbox.flush();
+                scheduler.set_paused(id, outbox.is_behind());
+            }
+            true
+        });
+    }
+
+    /// The logits of the batch. A panic is an error like any other.
+    fn forward(&mut self, batch: &ScheduledBatch) -> Result<Logits, EngineError> {
+        catch_unwind(AssertUnwindSafe(|| self.model.forward(batch, &mut self.kv_cache)))
+            .unwrap_or_else(|_| Err(bug("a step")))
+    }
+
+    /// Gives each task of the batch its logits. An error or panic in one ends that one alone.
+    fn advance(&mut self, batch: &ScheduledBatch, logits: &Logits) {
+        let mut row = 0;
+        for part in &batch.sequences {
+            let first_row = row;
+            row += match part.logits {
+                LogitsWanted::None => 0,
+                LogitsWanted::Last => 1,
+                LogitsWanted::All => part.tokens.len(),
+            };
+            let Some(task) = self.tasks.get_mut(&part.id) else { continue };
+            let scheduler = &mut self.scheduler;
+            let progress = catch_unwind(AssertUnwindSafe(|| {
+                let progress = task.advance(part, logits, first_row)?;
+                if let Progress::Tokens(tokens) = &progress {
+                    scheduler.extend(part.id, tokens);
+                }
+                Ok(progress)
+            }));
+            let left = match progress.unwrap_or_else(|_| Err(bug("this request"))) {
+                Ok(Progress::Tokens(_)) => continue,
+                Ok(Progress::Done) => self.tasks.remove(&part.id).and_then(Task::end),
+                Err(error) => self.tasks.remove(&part.id).and_then(|task| task.fail(error)),
+            };
+            self.unread.extend(left);
+            self.scheduler.finish(part.id);
+        }
+    }
+
+    /// Ends the requests of a batch that failed. The others are computed again: nobody knows which blocks were
+    /// half written.
+    fn break_off(&mut self, batch: &ScheduledBatch, error: &EngineError) {
+        tracing::error!(%error, requests = batch.sequences.len(), "an engine step failed");
+        for part in &batch.sequences {
+            self.scheduler.finish(part.id);
+            self.unread.extend(self.tasks.remove(&part.id).and_then(|task| task.fail(error.clone())));
+        }
+        self.scheduler.forget_blocks();
+    }
+
+    /// Waits for a command, or for a reader that is behind.
+    fn wait(&mut self, inbox: &mut mpsc::Receiver<Command>, open: bool) -> Woken {
+        let outboxes = self.tasks.values_mut().filter_map(|task| task.outbox().map(|outbox| &*outbox));
+        let mut readers: Vec<Pin<Box<dyn Future<Output = ()>>>> = Vec::new();
+        for outbox in outboxes.chain(&self.unread).filter(|outbox| outbox.is_behind()) {
+            readers.push(Box::pin(outbox.has_room()));
+        }
+        self.waiting_room.block_on(poll_fn(|context| {
+            if open && let Poll::Ready(command) = inbox.poll_recv(context) {
+                return Poll::Ready(command.map_or(Woken::Closed, Woken::Command));
+            }
+            match readers.iter_mut().any(|reader| reader.as_mut().poll(context).is_ready()) {
+                true => Poll::Ready(Woken::Room),
+                false => Poll::Pending,
+            }
+        }))
     }
 }
 
-fn out_of_blocks(OutOfBlocks: OutOfBlocks) -> EngineError {
-    EngineError::Compute("the KV cache has no block left".into())
-}
-
-fn all_logits(mut batch: ScheduledBatch) -> ScheduledBatch {
-    for sequence in &mut batch.sequences {
-        sequence.logits = LogitsWanted::All;
-    }
-    batch
-}
-
-/// The sum over the batch's positions of -log p(next token).
-fn negative_log_likelihood(logits: &Logits, batch: &ScheduledBatch, tokens: &[u32]) -> f64 {
-    let mut total = 0.0;
-    for (row, position) in (batch.sequences[0].position..).take(logits.rows()).enumerate() {
-        let Some(&next) = tokens.get(position + 1) else { continue };
-        let row = logits.row(row);
-        let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let sum: f64 = row.iter().map(|logit| f64::from(logit - largest).exp()).sum();
-        total += f64::from(largest) + sum.ln() - f64::from(row[next as usize]);
-    }
-    total
+/// What a panic was.
+fn bug(what: &str) -> EngineError {
+    EngineError::Compute(format!("a bug in the engine broke off {what}; others go on"))
 }

@@ -160,9 +160,9 @@ impl LlamaConfig {
         faults
     }
 
-    /// Bytes of keys and values that one token takes in an f32 cache.
+    /// Bytes of keys and values that one token takes in a cache of f16.
     pub fn kv_bytes_per_token(&self) -> usize {
-        2 * self.num_layers * self.num_kv_heads * self.head_dim * size_of::<f32>()
+        2 * self.num_layers * self.num_kv_heads * self.head_dim * size_of::<half::f16>()
     }
 }
 

@@ -1,15 +1,15 @@
 //! KV blocks: which are free, which are shared, and what each one holds.
 //!
-//! A full block is known by a hash chained over all tokens up to its end, so equal hashes mean equal
-//! prefixes. A released block keeps its hash and stays findable until it is needed for something else; the
-//! one released longest ago goes first.
+//! A full block is known by its [`BlockHash`]. A released block keeps its hash and stays findable until its
+//! memory is needed for something else; the one released longest ago goes first.
 //!
-//! Invariant: `users[b]` block tables hold block `b`; `b` is in `free` exactly when that is 0.
+//! Invariant: `users[b]` tables hold block `b`; `b` is in `free` exactly when that is 0. A hash names at most
+//! one block.
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::collections::HashMap;
 
-use super::BLOCK_TOKENS;
+use super::block_hash::BlockHash;
+use super::free_blocks::FreeBlocks;
 
 /// The index of a KV block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,20 +27,12 @@ impl BlockId {
     }
 }
 
-/// What a full block holds: the chained hash, and its own tokens so that a collision cannot mislead.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Content {
-    chain: u64,
-    tokens: Vec<u32>,
-}
-
 /// All KV blocks.
 pub struct BlockPool {
     users: Vec<u32>,
-    contents: Vec<Option<Content>>,
-    by_content: HashMap<Content, BlockId>,
-    /// Blocks in no table, the one to reuse first in front.
-    free: VecDeque<BlockId>,
+    hashes: Vec<Option<BlockHash>>,
+    by_hash: HashMap<BlockHash, BlockId>,
+    free: FreeBlocks,
 }
 
 impl BlockPool {
@@ -48,10 +40,15 @@ impl BlockPool {
     pub fn new(num_blocks: usize) -> Self {
         Self {
             users: vec![0; num_blocks],
-            contents: vec![None; num_blocks],
-            by_content: HashMap::new(),
-            free: (0..num_blocks).map(BlockId::new).collect(),
+            hashes: vec![None; num_blocks],
+            by_hash: HashMap::new(),
+            free: FreeBlocks::new(num_blocks),
         }
+    }
+
+    /// All blocks, free or not.
+    pub fn num_blocks(&self) -> usize {
+        self.users.len()
     }
 
     /// Blocks in no table.
@@ -59,64 +56,92 @@ impl BlockPool {
         self.free.len()
     }
 
-    /// Takes a block for new content; what it held is forgotten. `None` when all are in use.
-    pub fn allocate(&mut self) -> Option<BlockId> {
-        let block = self.free.pop_front()?;
-        if let Some(content) = self.contents[block.index()].take() {
-            self.by_content.remove(&content);
+    /// Takes `count` blocks for new content; what they held is forgotten. `None` when fewer are free.
+    ///
+    /// They lie side by side where possible, behind `after` if that is given, with `room` blocks behind them
+    /// to grow into.
+    pub fn allocate(&mut self, count: usize, after: Option<BlockId>, room: usize) -> Option<Vec<BlockId>> {
+        if self.free.len() < count {
+            return None;
         }
-        self.users[block.index()] = 1;
-        Some(block)
+        while self.free.num_empty() < count {
+            let block = self.free.evict_oldest().expect("a free block that is not empty holds content");
+            self.forget_content(block);
+        }
+        let blocks = self.free.take_empty(count, after, room);
+        for block in &blocks {
+            self.users[block.index()] = 1;
+        }
+        Some(blocks)
     }
 
-    /// The blocks that hold the longest known beginning of `tokens`, now also in the caller's table.
-    pub fn share_prefix(&mut self, tokens: &[u32]) -> Vec<BlockId> {
-        let mut table = Vec::new();
-        for content in contents(tokens) {
-            let Some(&block) = self.by_content.get(&content) else { break };
-            if self.users[block.index()] == 0 {
-                self.free.retain(|free| *free != block);
+    /// The block that holds this content.
+    pub fn find(&self, hash: &BlockHash) -> Option<BlockId> {
+        self.by_hash.get(hash).copied()
+    }
+
+    /// Notes that `block` is in one more table.
+    pub fn retain(&mut self, block: BlockId) {
+        if self.users[block.index()] == 0 {
+            self.free.remove(block);
+        }
+        self.users[block.index()] += 1;
+    }
+
+    /// Notes that `block` is in one table less.
+    pub fn release(&mut self, block: BlockId) {
+        let users = &mut self.users[block.index()];
+        *users = users.checked_sub(1).expect("only a block in a table is released");
+        if *users == 0 {
+            match self.hashes[block.index()] {
+                Some(_) => self.free.insert_cached(block),
+                None => self.free.insert_empty(block),
             }
-            self.users[block.index()] += 1;
-            table.push(block);
-        }
-        table
-    }
-
-    /// Makes the full blocks of a sequence findable: `tokens` are computed and lie in `table`.
-    pub fn publish(&mut self, tokens: &[u32], table: &[BlockId]) {
-        for (content, &block) in contents(tokens).zip(table) {
-            let known = &mut self.contents[block.index()];
-            if known.is_none() && !self.by_content.contains_key(&content) {
-                *known = Some(content.clone());
-                self.by_content.insert(content, block);
-            }
         }
     }
 
-    /// Takes a sequence's table back. Later blocks are reused before earlier ones, because a beginning is
-    /// worth more than its continuation.
-    pub fn release(&mut self, table: &[BlockId]) {
+    /// Takes a table back. Its end is reused before its beginning: a beginning is worth more than its
+    /// continuation, which cannot be found without it.
+    pub fn release_table(&mut self, table: &[BlockId]) {
         for &block in table.iter().rev() {
-            let users = &mut self.users[block.index()];
-            *users -= 1;
-            if *users > 0 {
-                continue;
-            }
-            match self.contents[block.index()] {
-                Some(_) => self.free.push_back(block),
-                None => self.free.push_front(block),
-            }
+            self.release(block);
         }
     }
-}
 
-/// What the full blocks of `tokens` hold, in order.
-fn contents(tokens: &[u32]) -> impl Iterator<Item = Content> {
-    tokens.chunks_exact(BLOCK_TOKENS).scan(0u64, |chain, block| {
-        let mut hasher = DefaultHasher::new();
-        (*chain, block).hash(&mut hasher);
-        *chain = hasher.finish();
-        Some(Content { chain: *chain, tokens: block.to_vec() })
-    })
+    /// Makes a full block findable, unless another block holds the same already.
+    pub fn publish(&mut self, hash: BlockHash, block: BlockId) {
+        if self.hashes[block.index()].is_none() && !self.by_hash.contains_key(&hash) {
+            self.hashes[block.index()] = Some(hash);
+            self.by_hash.insert(hash, block);
+        }
+    }
+
+    /// How many tables `block` is in. In more than one, it must not be written.
+    pub fn users(&self, block: BlockId) -> usize {
+        self.users[block.index()] as usize
+    }
+
+    /// Makes `block` unfindable, because its content is about to change.
+    pub fn forget_content(&mut self, block: BlockId) {
+        if let Some(hash) = self.hashes[block.index()].take() {
+            self.by_hash.remove(&hash);
+        }
+    }
+
+    /// Checks the invariants against `tables`, every table there is.
+    #[cfg(test)]
+    pub fn check<'a>(&self, tables: impl IntoIterator<Item = &'a BlockId>) {
+        let mut users = vec![0; self.num_blocks()];
+        for block in tables {
+            users[block.index()] += 1;
+        }
+        assert_eq!(users, self.users, "every use is counted once");
+        for index in 0..self.num_blocks() {
+            let block = BlockId::new(index);
+            let cached = self.hashes[index].is_some();
+            assert_eq!(self.free.places(block), (users[index] == 0 && !cached, users[index] == 0 && cached));
+            assert!(self.hashes[index].is_none_or(|hash| self.by_hash[&hash] == block));
+        }
+        assert_eq!(self.by_hash.len(), self.hashes.iter().flatten().count());
+    }
 }

@@ -1,110 +1,402 @@
+mod random;
+
 use super::*;
+use crate::request::Priority;
+use batch::{LogitsWanted, ScheduledSequence};
+use block_hash::{CacheKey, HashChain};
 
 fn tokens(count: usize) -> Vec<u32> {
     (0..count as u32).collect()
 }
 
-/// Runs one sequence to the end of its known tokens; returns the tokens computed a step.
-fn run(scheduler: &mut Scheduler) -> Vec<usize> {
-    let mut steps = Vec::new();
-    while let Some(batch) = scheduler.schedule() {
-        let batch = batch.expect("blocks are left");
-        steps.push(batch.sequences[0].tokens.len());
-        scheduler.commit(&batch);
-    }
-    steps
+fn scheduler(num_blocks: usize, step_tokens: usize) -> Scheduler {
+    Scheduler::new(SchedulerOptions { num_blocks, step_tokens, max_sequences: 64 })
 }
 
+/// A sequence that may come to know 100 tokens more.
+fn sequence(tokens: Vec<u32>) -> NewSequence {
+    NewSequence {
+        most_tokens: tokens.len() + 100,
+        tokens,
+        priority: Priority::Interactive,
+        session: None,
+        cache_key: CacheKey::default(),
+        adapter: None,
+        purpose: Purpose::Generate,
+    }
+}
+
+/// One that may come to know `most_tokens`.
+fn bounded(tokens: Vec<u32>, most_tokens: usize) -> NewSequence {
+    NewSequence { most_tokens, ..sequence(tokens) }
+}
+
+fn of_session(tokens: Vec<u32>) -> NewSequence {
+    NewSequence { session: Some(SessionId::new("agent")), ..sequence(tokens) }
+}
+
+fn add(scheduler: &mut Scheduler, new: NewSequence) -> SequenceId {
+    scheduler.add(new).expect("it fits")
+}
+
+/// One step: (sequence, tokens computed) for each part.
+fn step(scheduler: &mut Scheduler) -> Vec<(u64, usize)> {
+    let batch = scheduler.schedule();
+    scheduler.commit(&batch);
+    batch.sequences.iter().map(|part| (part.id.0, part.tokens.len())).collect()
+}
+
+/// Steps until nothing is left to compute; returns the parts in order.
+fn run(scheduler: &mut Scheduler) -> Vec<ScheduledSequence> {
+    let mut parts = Vec::new();
+    loop {
+        let batch = scheduler.schedule();
+        scheduler.commit(&batch);
+        match batch.sequences.is_empty() {
+            true => return parts,
+            false => parts.extend(batch.sequences),
+        }
+    }
+}
+
+/// Runs a sequence to its end; returns how many of its tokens were not computed.
+fn cached(scheduler: &mut Scheduler, new: NewSequence) -> usize {
+    let id = add(scheduler, new);
+    let first = run(scheduler)[0].position;
+    scheduler.finish(id);
+    first
+}
+
+/// Prompt lengths in, the parts of each step out. Prompts share nothing.
 #[track_caller]
-fn check(step_tokens: usize, prompt: usize, expected: &[usize]) {
-    let mut scheduler = Scheduler::new(64, step_tokens);
-    assert_eq!(scheduler.start(tokens(prompt)), 0);
-    assert_eq!(run(&mut scheduler), expected);
+fn check(step_tokens: usize, prompts: &[usize], expected: &[&[(u64, usize)]]) {
+    let mut scheduler = scheduler(1024, step_tokens);
+    for (index, &length) in prompts.iter().enumerate() {
+        add(&mut scheduler, sequence((0..length).map(|token| (1000 * index + token) as u32).collect()));
+    }
+    for step_expected in expected {
+        assert_eq!(step(&mut scheduler), *step_expected);
+    }
+    assert_eq!(step(&mut scheduler), [], "nothing is left");
 }
 
 #[test]
 fn a_short_prompt_is_one_step() {
-    check(8, 3, &[3]);
+    check(8, &[3], &[&[(0, 3)]]);
 }
 
 #[test]
 fn a_long_prompt_is_prefilled_in_chunks() {
-    check(8, 20, &[8, 8, 4]);
+    check(8, &[20], &[&[(0, 8)], &[(0, 8)], &[(0, 4)]]);
+}
+
+#[test]
+fn chunks_end_with_a_block_where_they_can() {
+    check(40, &[50], &[&[(0, 32)], &[(0, 18)]]);
+}
+
+#[test]
+fn short_prompts_share_a_step() {
+    check(100, &[20, 30], &[&[(0, 20), (1, 30)]]);
+}
+
+#[test]
+fn a_long_prompt_leaves_half_a_step_to_others() {
+    check(128, &[200, 40], &[&[(0, 64), (1, 40)], &[(0, 128)], &[(0, 8)]]);
+}
+
+#[test]
+fn decoding_goes_before_prefill() {
+    let mut scheduler = scheduler(1024, 64);
+    let first = add(&mut scheduler, sequence(tokens(20)));
+    step(&mut scheduler);
+    scheduler.extend(first, &[7]);
+    add(&mut scheduler, sequence(vec![9; 100]));
+    assert_eq!(step(&mut scheduler), [(0, 1), (1, 48)]);
+}
+
+#[test]
+fn everyone_decodes_in_turn_when_a_step_is_too_small() {
+    let mut scheduler = scheduler(1024, 2);
+    let ids: Vec<_> = (0..4).map(|index| add(&mut scheduler, sequence(vec![index]))).collect();
+    let mut served = [0; 4];
+    for _ in 0..40 {
+        for (id, _) in step(&mut scheduler) {
+            served[id as usize] += 1;
+            scheduler.extend(ids[id as usize], &[1]);
+        }
+    }
+    assert_eq!(served, [20; 4]);
+}
+
+#[test]
+fn interactive_prompts_go_before_batch_ones() {
+    let mut scheduler = scheduler(1024, 64);
+    add(&mut scheduler, NewSequence { priority: Priority::Batch, ..sequence(vec![1; 40]) });
+    add(&mut scheduler, sequence(vec![2; 64]));
+    assert_eq!(step(&mut scheduler), [(1, 32), (0, 32)]);
+}
+
+#[test]
+fn an_interactive_request_takes_the_place_of_a_batch_one() {
+    let mut scheduler =
+        Scheduler::new(SchedulerOptions { num_blocks: 64, step_tokens: 64, max_sequences: 1 });
+    let batch = add(&mut scheduler, NewSequence { priority: Priority::Batch, ..sequence(tokens(20)) });
+    assert_eq!(step(&mut scheduler), [(0, 20)]);
+    scheduler.extend(batch, &[7]);
+    let interactive = add(&mut scheduler, sequence(vec![9; 5]));
+    assert_eq!(step(&mut scheduler), [(1, 5)]);
+    scheduler.finish(interactive);
+    // 16 of its 21 tokens are found again.
+    assert_eq!(step(&mut scheduler), [(0, 5)]);
 }
 
 #[test]
 fn only_the_last_chunk_wants_logits() {
-    let mut scheduler = Scheduler::new(64, 8);
-    scheduler.start(tokens(12));
-    let first = scheduler.schedule().expect("work").expect("blocks");
-    scheduler.commit(&first);
-    let second = scheduler.schedule().expect("work").expect("blocks");
-    assert_eq!(
-        (first.sequences[0].logits, second.sequences[0].logits),
-        (LogitsWanted::None, LogitsWanted::Last)
-    );
+    let mut scheduler = scheduler(64, 8);
+    add(&mut scheduler, sequence(tokens(12)));
+    let wanted: Vec<_> = run(&mut scheduler).iter().map(|part| part.logits).collect();
+    assert_eq!(wanted, [LogitsWanted::None, LogitsWanted::Last]);
 }
 
 #[test]
 fn the_same_beginning_is_not_computed_again() {
-    let mut scheduler = Scheduler::new(64, 512);
-    scheduler.start(tokens(50));
-    run(&mut scheduler);
-    scheduler.finish();
+    let mut scheduler = scheduler(64, 512);
+    assert_eq!(cached(&mut scheduler, sequence(tokens(50))), 0);
     // 49 tokens may be shared, which is three full blocks.
-    assert_eq!(scheduler.start(tokens(50)), 48);
-    assert_eq!(run(&mut scheduler), [2]);
+    assert_eq!(cached(&mut scheduler, sequence(tokens(50))), 48);
 }
 
 #[test]
 fn the_last_token_is_always_computed() {
-    let mut scheduler = Scheduler::new(64, 512);
-    scheduler.start(tokens(32));
-    run(&mut scheduler);
-    scheduler.finish();
-    assert_eq!(scheduler.start(tokens(32)), 16);
+    let mut scheduler = scheduler(64, 512);
+    cached(&mut scheduler, sequence(tokens(32)));
+    assert_eq!(cached(&mut scheduler, sequence(tokens(32))), 16);
 }
 
 #[test]
 fn another_beginning_shares_nothing() {
-    let mut scheduler = Scheduler::new(64, 512);
-    scheduler.start(tokens(50));
-    run(&mut scheduler);
-    scheduler.finish();
+    let mut scheduler = scheduler(64, 512);
+    cached(&mut scheduler, sequence(tokens(50)));
     let mut other = tokens(50);
     other[0] = 99;
-    assert_eq!(scheduler.start(other), 0);
+    assert_eq!(cached(&mut scheduler, sequence(other)), 0);
+}
+
+#[test]
+fn another_adapter_shares_nothing() {
+    let mut scheduler = scheduler(64, 512);
+    cached(&mut scheduler, sequence(tokens(50)));
+    let cache_key = CacheKey::of(&["model", "adapter"]);
+    assert_eq!(cached(&mut scheduler, NewSequence { cache_key, ..sequence(tokens(50)) }), 0);
+}
+
+#[test]
+fn a_text_to_score_is_computed_whole() {
+    let mut scheduler = scheduler(64, 512);
+    cached(&mut scheduler, sequence(tokens(50)));
+    add(&mut scheduler, NewSequence { purpose: Purpose::Score, ..sequence(tokens(50)) });
+    let parts = run(&mut scheduler);
+    assert_eq!((parts[0].position, parts[0].logits), (0, LogitsWanted::All));
+}
+
+#[test]
+fn running_sequences_share_their_blocks_at_once() {
+    let mut scheduler = scheduler(64, 512);
+    add(&mut scheduler, sequence(tokens(50)));
+    step(&mut scheduler);
+    add(&mut scheduler, sequence(tokens(50)));
+    assert_eq!(step(&mut scheduler), [(1, 2)]);
+}
+
+#[test]
+fn a_common_beginning_is_computed_once() {
+    let mut scheduler = scheduler(64, 64);
+    for last in 0..3 {
+        add(&mut scheduler, sequence([tokens(96), vec![900 + last; 20]].concat()));
+    }
+    // The first takes all of a step; the others take over its blocks and go their own way after.
+    assert_eq!(step(&mut scheduler), [(0, 64)]);
+    assert_eq!(step(&mut scheduler), [(0, 52)]);
+    assert_eq!(step(&mut scheduler), [(1, 20), (2, 20)]);
 }
 
 #[test]
 fn generated_tokens_join_the_prefix() {
-    let mut scheduler = Scheduler::new(64, 512);
-    scheduler.start(tokens(16));
+    let mut scheduler = scheduler(64, 512);
+    let id = add(&mut scheduler, sequence(tokens(16)));
     run(&mut scheduler);
-    scheduler.extend(&[100; 16]);
-    assert_eq!(run(&mut scheduler), [16]);
-    scheduler.finish();
-    let mut longer = tokens(16);
-    longer.extend([100; 16]);
-    longer.push(7);
-    assert_eq!(scheduler.start(longer), 32);
+    scheduler.extend(id, &[100; 16]);
+    run(&mut scheduler);
+    scheduler.finish(id);
+    let longer = [tokens(16), vec![100; 16], vec![7]].concat();
+    assert_eq!(cached(&mut scheduler, sequence(longer)), 32);
+}
+
+#[test]
+fn a_session_keeps_its_last_partial_block() {
+    let mut scheduler = scheduler(64, 512);
+    let id = add(&mut scheduler, of_session(tokens(20)));
+    run(&mut scheduler);
+    scheduler.extend(id, &[100; 5]);
+    run(&mut scheduler);
+    scheduler.finish(id);
+    let next_turn = [tokens(20), vec![100; 5], vec![7; 3]].concat();
+    assert_eq!(cached(&mut scheduler, of_session(next_turn)), 25);
+}
+
+#[test]
+fn a_session_may_continue_in_another_way() {
+    let mut scheduler = scheduler(64, 512);
+    cached(&mut scheduler, of_session(tokens(40)));
+    let next_turn = [tokens(20), vec![7; 20]].concat();
+    assert_eq!(cached(&mut scheduler, of_session(next_turn)), 20);
+    // The block that was written over is not found under its old name.
+    assert_eq!(cached(&mut scheduler, sequence(tokens(40))), 16);
+}
+
+#[test]
+fn an_ended_session_leaves_only_full_blocks() {
+    let mut scheduler = scheduler(64, 512);
+    cached(&mut scheduler, of_session(tokens(25)));
+    scheduler.end_session(&SessionId::new("agent"));
+    assert_eq!(scheduler.pool.num_free(), 64);
+    assert_eq!(cached(&mut scheduler, of_session(tokens(30))), 16);
+}
+
+#[test]
+fn sessions_make_room_when_others_need_it() {
+    let mut scheduler = scheduler(8, 512);
+    for agent in 0..4u32 {
+        let session = Some(SessionId::new(agent.to_string()));
+        let new = NewSequence { session, ..bounded(vec![agent; 30], 31) };
+        assert_eq!(cached(&mut scheduler, new), 0);
+    }
+    assert_eq!(scheduler.pool.num_free(), 0);
+    cached(&mut scheduler, bounded(vec![9; 60], 61));
+    // The two that were used last kept theirs.
+    assert_eq!(scheduler.sessions.blocks().count(), 4);
 }
 
 #[test]
 fn old_blocks_make_room_for_new_ones() {
-    let mut scheduler = Scheduler::new(4, 512);
+    let mut scheduler = scheduler(4, 512);
     for start in 0..20u32 {
-        scheduler.start((start * 1000..start * 1000 + 64).collect());
-        assert_eq!(run(&mut scheduler), [64]);
-        scheduler.finish();
+        let prompt = (start * 1000..start * 1000 + 63).collect();
+        assert_eq!(cached(&mut scheduler, bounded(prompt, 64)), 0);
     }
 }
 
 #[test]
-fn a_sequence_beyond_the_pool_is_told() {
-    let mut scheduler = Scheduler::new(2, 512);
-    scheduler.start(tokens(33));
-    assert_eq!(scheduler.schedule(), Some(Err(OutOfBlocks)));
-    scheduler.finish();
-    assert_eq!(scheduler.pool.num_free(), 2);
+fn a_sequence_beyond_the_pool_is_refused() {
+    let refused = scheduler(2, 512).add(bounded(tokens(10), 33));
+    assert_eq!(refused, Err(OutOfBlocks { needed: 3, num_blocks: 2 }));
+}
+
+#[test]
+fn admission_waits_for_blocks() {
+    let mut scheduler = scheduler(4, 512);
+    let first = add(&mut scheduler, bounded(vec![1; 40], 41));
+    let second = add(&mut scheduler, bounded(vec![2; 40], 41));
+    assert_eq!(step(&mut scheduler), [(first.0, 40)]);
+    assert_eq!(step(&mut scheduler), []);
+    scheduler.finish(first);
+    assert_eq!(step(&mut scheduler), [(second.0, 40)]);
+}
+
+#[test]
+fn the_last_to_come_is_preempted_and_computed_again() {
+    let mut scheduler = scheduler(5, 512);
+    let first = add(&mut scheduler, bounded(vec![1; 31], 80));
+    let second = add(&mut scheduler, bounded(vec![2; 15], 80));
+    assert_eq!(step(&mut scheduler), [(0, 31), (1, 15)]);
+    scheduler.extend(first, &[8; 17]);
+    scheduler.extend(second, &[9; 2]);
+    // Their blocks are all in use: the first needs a third one, the second a second one.
+    assert_eq!(step(&mut scheduler), [(1, 2), (0, 17)]);
+    scheduler.extend(first, &[8; 16]);
+    scheduler.extend(second, &[9]);
+    assert_eq!(step(&mut scheduler), [(0, 16)]);
+    scheduler.finish(first);
+    // 16 of its 18 tokens were found again.
+    assert_eq!(step(&mut scheduler), [(1, 2)]);
+}
+
+#[test]
+fn a_paused_sequence_stands_still_and_makes_way() {
+    let mut scheduler =
+        Scheduler::new(SchedulerOptions { num_blocks: 64, step_tokens: 64, max_sequences: 1 });
+    let slow = add(&mut scheduler, sequence(tokens(20)));
+    assert_eq!(step(&mut scheduler), [(0, 20)]);
+    scheduler.extend(slow, &[7]);
+    scheduler.set_paused(slow, true);
+    assert_eq!(step(&mut scheduler), []);
+    let other = add(&mut scheduler, sequence(vec![9; 5]));
+    assert_eq!(step(&mut scheduler), [(1, 5)]);
+    scheduler.set_paused(slow, false);
+    scheduler.finish(other);
+    assert_eq!(step(&mut scheduler), [(0, 5)]);
+}
+
+#[test]
+fn a_fork_shares_all_blocks_until_it_is_written_to() {
+    let mut scheduler = scheduler(64, 512);
+    let parent = add(&mut scheduler, sequence(tokens(20)));
+    run(&mut scheduler);
+    let fork = scheduler.fork(parent).expect("the parent is there");
+    scheduler.extend(parent, &[7]);
+    scheduler.extend(fork, &[8]);
+    let batch = scheduler.schedule();
+    scheduler.commit(&batch);
+    let [ours, theirs] = &batch.sequences[..] else { panic!("{batch:?}") };
+    assert_eq!(ours.block_table[0], theirs.block_table[0]);
+    assert_eq!(batch.copies, [(theirs.block_table[1], ours.block_table[1])]);
+    // From here on each writes to its own.
+    scheduler.extend(parent, &[7]);
+    scheduler.extend(fork, &[8]);
+    assert_eq!(scheduler.schedule().copies, []);
+}
+
+#[test]
+fn blocks_are_forgotten_and_sequences_are_not() {
+    let mut scheduler = scheduler(64, 512);
+    add(&mut scheduler, sequence(tokens(40)));
+    assert_eq!(step(&mut scheduler), [(0, 40)]);
+    scheduler.extend(SequenceId(0), &[7]);
+    let _broke_off = scheduler.schedule();
+    scheduler.forget_blocks();
+    assert_eq!(step(&mut scheduler), [(0, 41)]);
+}
+
+#[test]
+fn a_table_lies_side_by_side_and_has_room_to_grow() {
+    let mut scheduler = scheduler(64, 512);
+    let ids = [add(&mut scheduler, sequence(vec![1; 40])), add(&mut scheduler, sequence(vec![2; 40]))];
+    for _ in 0..50 {
+        let batch = scheduler.schedule();
+        scheduler.commit(&batch);
+        for part in &batch.sequences {
+            let mut pairs = part.block_table.windows(2);
+            assert!(pairs.all(|pair| pair[0].index() + 1 == pair[1].index()), "{:?}", part.block_table);
+        }
+        for id in ids {
+            scheduler.extend(id, &[7]);
+        }
+    }
+}
+
+#[test]
+fn equal_hashes_mean_equal_beginnings() {
+    let chain = |key: &[&str], tokens: &[u32]| {
+        let mut chain = HashChain::new(CacheKey::of(key));
+        chain.extend(tokens);
+        chain.hashes().to_vec()
+    };
+    let known = chain(&["a"], &tokens(40));
+    assert_eq!(known.len(), 2);
+    assert_eq!(chain(&["a"], &tokens(32)), known);
+    assert_ne!(chain(&["b"], &tokens(32)), known);
+    assert_ne!(chain(&["a", ""], &tokens(32)), known);
+    let other = [vec![99], tokens(40)[1..].to_vec()].concat();
+    assert!(chain(&["a"], &other).iter().all(|hash| !known.contains(hash)));
 }

@@ -108,7 +108,7 @@ fn model(folder: &TinyFolder, adapters: &[u32]) -> Model {
             Adapter::open(&path, &config).unwrap()
         })
         .collect();
-    Model::load(&checkpoint, 64, adapters, &Device::Cpu, None).unwrap()
+    Model::load(&checkpoint, checkpoint.config().unwrap(), 64, adapters, &Device::Cpu, None).unwrap()
 }
 
 /// The logits after each of several sequences, (tokens, adapter), all computed in one step.

@@ -12,4 +12,5 @@ mod adapter;
 mod inspect;
 mod fuzz;
 mod beside;
+mod serving;
 mod smollm2;

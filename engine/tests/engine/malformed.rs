@@ -37,7 +37,7 @@ fn good() -> (TempDir, PathBuf, Vec<u8>) {
 
 fn load(path: &Path) -> Result<Model, EngineError> {
     let checkpoint = Checkpoint::open(path)?;
-    Model::load(&checkpoint, 64, Vec::new(), &Device::Cpu, None)
+    Model::load(&checkpoint, checkpoint.config()?, 64, Vec::new(), &Device::Cpu, None)
 }
 
 /// What loading `model` says.

@@ -28,7 +28,15 @@ impl Pair {
         let path = folder.path().join("tiny.gguf");
         TinyModel::new(shape).write(&path);
         let checkpoint = Checkpoint::open(&path).unwrap();
-        let ours = Model::load(&checkpoint, shape.context, Vec::new(), &Device::Cpu, None).unwrap();
+        let ours = Model::load(
+            &checkpoint,
+            checkpoint.config().unwrap(),
+            shape.context,
+            Vec::new(),
+            &Device::Cpu,
+            None,
+        )
+        .unwrap();
         let mut reader = File::open(&path).unwrap();
         let content = gguf_file::Content::read(&mut reader).unwrap();
         let oracle = ModelWeights::from_gguf(content, &mut reader, &Device::Cpu).unwrap();

@@ -9,6 +9,9 @@ use candle_core::{Device, Tensor};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
+/// Tokens of the vocabulary that [`TinyModel::set_vocabulary`] adds.
+pub const VOCABULARY: usize = 259;
+
 /// The shape of a tiny model.
 #[derive(Clone)]
 pub struct Shape {
@@ -103,6 +106,25 @@ impl TinyModel {
     pub fn set(&mut self, key: &str, value: Value) {
         self.metadata.retain(|(known, _)| known != key);
         self.metadata.push((key.into(), value));
+    }
+
+    /// Adds a vocabulary of [`VOCABULARY`] tokens: every byte, one pair, and the marks of ChatML.
+    pub fn set_vocabulary(&mut self) {
+        let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+        let mut others = 0x100u32..;
+        let bytes = (0..=255u8).map(|byte| match printable(byte) {
+            true => char::from(byte).to_string(),
+            false => others.next().and_then(char::from_u32).unwrap().to_string(),
+        });
+        let tokens: Vec<String> =
+            bytes.chain(["ab", "<|im_start|>", "<|im_end|>"].map(str::to_owned)).collect();
+        assert_eq!(tokens.len(), VOCABULARY);
+        let kinds = (0..tokens.len()).map(|id| Value::I32(if id > 256 { 3 } else { 1 })).collect();
+        self.set("tokenizer.ggml.model", Value::String("gpt2".into()));
+        self.set("tokenizer.ggml.tokens", Value::Array(tokens.into_iter().map(Value::String).collect()));
+        self.set("tokenizer.ggml.token_type", Value::Array(kinds));
+        self.set("tokenizer.ggml.merges", Value::Array(vec![Value::String("a b".into())]));
+        self.set("tokenizer.ggml.eos_token_id", Value::U32(258));
     }
 
     pub fn write(&self, path: &Path) {

@@ -229,7 +229,7 @@ impl Work<'_> {
             output: self.agent.output.clone().map_or(OutputFormat::Text, OutputFormat::JsonSchema),
             sampling: self.agent.sampling.clone(),
             max_tokens: room.reply,
-            stop: Vec::new(),
+            ..GenerateRequest::chat(Vec::new(), room.reply)
         };
         let instructions = &self.agent.instructions;
         let with = |messages: &[Message]| GenerateRequest {
