@@ -10,6 +10,7 @@
 mod identity;
 mod memory;
 mod reply;
+mod restore;
 mod outbox;
 mod task;
 mod worker;
@@ -26,6 +27,7 @@ use crate::chat::template::ChatTemplate;
 use crate::chat::tool_calls::ToolCallParser;
 use crate::config::EngineOptions;
 use crate::error::EngineError;
+use crate::kv_store::KvStore;
 use crate::model::{Adapter, Checkpoint, LlamaConfig, Model};
 use crate::request::{GenerateRequest, OutputFormat, Prompt, Sampling, SessionId, TokenEvent, ToolChoice};
 use crate::sampling::grammar::GrammarCompiler;
@@ -144,7 +146,9 @@ impl Engine {
             step_tokens: options.step_tokens.max(1),
             max_sequences: options.max_sequences.max(1),
         };
-        let worker = Worker::new(model, tokenizer.clone(), cache_keys, dealt)?;
+        let store =
+            options.kv_store.map(|store| KvStore::open(&store.folder, store.most_bytes)).transpose()?;
+        let worker = Worker::new(model, tokenizer.clone(), cache_keys, store, dealt)?;
         let queue = options.queue.max(1);
         let (commands, inbox) = mpsc::channel(queue + OTHER_COMMANDS);
         let thread = std::thread::Builder::new()

@@ -29,7 +29,7 @@ const MAGIC: [u8; 8] = *b"chaskiK1";
 const HEADER: usize = 8 + 16 + 8;
 const DIGEST: usize = 32;
 /// Blocks that may wait to be written; the next ones are not kept.
-const WAITING: usize = 256;
+const WAITING: usize = 64;
 
 /// A folder of KV blocks.
 pub struct KvStore {
@@ -38,8 +38,15 @@ pub struct KvStore {
     used_bytes: u64,
     entries: HashMap<EntryName, Entry>,
     clock: u64,
-    writer: Option<SyncSender<(PathBuf, Vec<u8>)>>,
+    writer: Option<SyncSender<Waiting>>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// A block on its way to the disk.
+struct Waiting {
+    path: PathBuf,
+    name: EntryName,
+    content: Vec<u8>,
 }
 
 struct Entry {
@@ -114,21 +121,14 @@ impl KvStore {
     }
 
     /// Keeps `content` under `name`. Returns at once; what does not fit the store or its queue is not kept.
-    pub fn save(&mut self, name: EntryName, content: &[u8]) {
+    pub fn save(&mut self, name: EntryName, content: Vec<u8>) {
         let bytes = (HEADER + content.len() + DIGEST) as u64;
         if self.contains(&name) || bytes > self.most_bytes {
             return;
         }
         self.make_room(bytes);
-        let mut entry = Vec::with_capacity(bytes as usize);
-        entry.extend(MAGIC);
-        entry.extend(name);
-        entry.extend((content.len() as u64).to_le_bytes());
-        entry.extend(content);
-        let digest = Sha256::digest(&entry);
-        entry.extend(digest);
         let writer = self.writer.as_ref().expect("only `drop` takes it");
-        match writer.try_send((self.path(&name), entry)) {
+        match writer.try_send(Waiting { path: self.path(&name), name, content }) {
             Ok(()) => self.note(name, bytes),
             Err(TrySendError::Full(_)) => {
                 tracing::debug!("the disk is slower than the engine: a KV block is not kept")
@@ -235,19 +235,25 @@ fn read(path: &Path, name: &EntryName) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-fn write_all(inbox: &Receiver<(PathBuf, Vec<u8>)>) {
-    for (path, entry) in inbox {
-        if let Err(error) = write(&path, &entry) {
-            tracing::warn!(entry = %path.display(), %error, "a KV block cannot be kept");
+fn write_all(inbox: &Receiver<Waiting>) {
+    for block in inbox {
+        if let Err(error) = write(&block) {
+            tracing::warn!(entry = %block.path.display(), %error, "a KV block cannot be kept");
         }
     }
 }
 
 /// Writes beside and renames, so that a reader sees all or nothing.
-fn write(path: &Path, entry: &[u8]) -> io::Result<()> {
+fn write(block: &Waiting) -> io::Result<()> {
+    let Waiting { path, name, content } = block;
+    let header = [&MAGIC[..], name, &(content.len() as u64).to_le_bytes()].concat();
+    let digest = Sha256::new_with_prefix(&header).chain_update(content).finalize();
     let side = path.with_extension("part");
-    let written =
-        private_file(&side).and_then(|mut file| file.write_all(entry)).and_then(|()| fs::rename(&side, path));
+    let written = private_file(&side)
+        .and_then(|mut file| {
+            [&header[..], content, &digest].into_iter().try_for_each(|part| file.write_all(part))
+        })
+        .and_then(|()| fs::rename(&side, path));
     if written.is_err() {
         let _ = fs::remove_file(&side);
     }

@@ -22,7 +22,7 @@ use std::collections::HashSet;
 
 use crate::request::SessionId;
 use batch::ScheduledBatch;
-use block_hash::BlockHash;
+use block_hash::{BlockHash, CacheKey, HashChain};
 use block_pool::{BlockId, BlockPool};
 use plan::Plan;
 use sequence::{NewSequence, Purpose, Sequence, SequenceId};
@@ -203,6 +203,46 @@ impl Scheduler {
             }
             _ => self.pool.release_table(&sequence.block_table),
         }
+    }
+
+    /// Takes in what `fill` can bring of the beginning of `tokens`: it is called for each full block that the
+    /// cache does not have, in order, with the block to be filled, until it answers `false`. Returns how many
+    /// were filled. They stay like the blocks of a sequence that ended.
+    pub fn restore(
+        &mut self,
+        cache_key: CacheKey,
+        tokens: &[u32],
+        mut fill: impl FnMut(BlockHash, BlockId) -> bool,
+    ) -> usize {
+        let mut chain = HashChain::new(cache_key);
+        chain.extend(tokens);
+        let mut table: Vec<BlockId> = Vec::new();
+        let mut filled = 0;
+        for &hash in chain.hashes() {
+            if let Some(block) = self.pool.find(&hash) {
+                self.pool.retain(block);
+                table.push(block);
+                continue;
+            }
+            let Some(blocks) = self.pool.allocate(1, table.last().copied(), 0) else { break };
+            table.extend(&blocks);
+            if !fill(hash, blocks[0]) {
+                break;
+            }
+            self.pool.publish(hash, blocks[0]);
+            filled += 1;
+        }
+        self.pool.release_table(&table);
+        filled
+    }
+
+    /// The full blocks of a sequence that others can find, and what they hold.
+    pub fn full_blocks(&self, id: SequenceId) -> impl Iterator<Item = (BlockHash, BlockId)> {
+        let sequence = self.index(id).map(|index| &self.sequences[index]);
+        sequence.into_iter().flat_map(|sequence| {
+            let table = sequence.block_table.iter().take(sequence.published);
+            sequence.chain.hashes().iter().copied().zip(table.copied())
+        })
     }
 
     /// Keeps no blocks for `session` any more.

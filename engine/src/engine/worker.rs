@@ -15,9 +15,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::outbox::Outbox;
 use super::reply::Reply;
+use super::restore::{keep, restore};
 use super::task::{Generation, Place, Progress, Score, Task};
 use crate::chat::tool_calls::ToolCallParser;
 use crate::error::EngineError;
+use crate::kv_store::KvStore;
 use crate::model::{KvCache, Logits, Model};
 use crate::request::{Priority, Sampling, SessionId, TokenEvent};
 use crate::sampling::grammar::Grammar;
@@ -62,6 +64,7 @@ pub(super) struct Worker {
     scheduler: Scheduler,
     /// Of the model alone, and then with each adapter.
     cache_keys: Vec<CacheKey>,
+    store: Option<KvStore>,
     /// The requests under way, by the name of their sequence.
     tasks: HashMap<SequenceId, Task>,
     /// The last events of requests that are done, while their readers are behind.
@@ -84,6 +87,7 @@ impl Worker {
         model: Model,
         tokenizer: Arc<Tokenizer>,
         cache_keys: Vec<CacheKey>,
+        store: Option<KvStore>,
         options: SchedulerOptions,
     ) -> Result<Self, EngineError> {
         let kv_cache = model.new_kv_cache(options.num_blocks)?;
@@ -96,6 +100,7 @@ impl Worker {
             kv_cache,
             scheduler: Scheduler::new(options),
             cache_keys,
+            store,
             tasks: HashMap::new(),
             unread: Vec::new(),
             waiting_room,
@@ -142,11 +147,15 @@ impl Worker {
     }
 
     fn begin_generation(&mut self, job: Job) {
+        let cache_key = self.cache_keys[job.adapter.map_or(0, |adapter| adapter + 1)];
+        if let Some(store) = &mut self.store {
+            restore(store, &mut self.scheduler, &mut self.kv_cache, cache_key, &job.prompt);
+        }
         let new = NewSequence {
             most_tokens: job.prompt.len() + job.max_tokens,
             priority: job.priority,
             session: job.session,
-            cache_key: self.cache_keys[job.adapter.map_or(0, |adapter| adapter + 1)],
+            cache_key,
             adapter: job.adapter,
             purpose: Purpose::Generate,
             tokens: job.prompt,
@@ -249,6 +258,9 @@ impl Worker {
                 Err(error) => self.tasks.remove(&part.id).and_then(|task| task.fail(error)),
             };
             self.unread.extend(left);
+            if let Some(store) = &mut self.store {
+                keep(store, &self.scheduler, &self.kv_cache, part.id);
+            }
             self.scheduler.finish(part.id);
         }
     }

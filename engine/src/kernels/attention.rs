@@ -78,6 +78,18 @@ multiversion! {
     pub fn halves(values: &[f32; LANES], halves: &mut [u16; LANES]) = halves_body;
 }
 
+/// Cached numbers as bytes, in this machine's order.
+pub fn bytes_of(halves: &[u16]) -> &[u8] {
+    // SAFETY: every u16 is two bytes, and bytes need no alignment.
+    unsafe { std::slice::from_raw_parts(halves.as_ptr().cast(), size_of_val(halves)) }
+}
+
+/// As [`bytes_of`], to be overwritten.
+pub fn bytes_of_mut(halves: &mut [u16]) -> &mut [u8] {
+    // SAFETY: as above, and any bytes make numbers.
+    unsafe { std::slice::from_raw_parts_mut(halves.as_mut_ptr().cast(), size_of_val(halves)) }
+}
+
 /// Where dimension `dim` of the key of the token in `slot` lies in its block.
 pub const fn key_at(dim: usize, slot: usize) -> usize {
     dim * BLOCK + slot

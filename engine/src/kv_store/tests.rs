@@ -10,7 +10,7 @@ fn name(number: u8) -> EntryName {
 fn stored(folder: &Path, most_bytes: u64, numbers: std::ops::Range<u8>) -> KvStore {
     let mut store = KvStore::open(folder, most_bytes).expect("opens");
     for number in numbers {
-        store.save(name(number), &[number; 1000]);
+        store.save(name(number), vec![number; 1000]);
     }
     drop(store); // which waits for the writer
     KvStore::open(folder, most_bytes).expect("opens again")
@@ -83,7 +83,7 @@ fn the_entry_used_longest_ago_makes_room() {
     let mut store = stored(folder.path(), 11_000, 0..10);
     assert_eq!(files(folder.path()), 10);
     assert!(store.load(&name(0)).is_some());
-    store.save(name(20), &[20; 1000]);
+    store.save(name(20), vec![20; 1000]);
     assert!(store.contains(&name(0)) && store.contains(&name(20)) && !store.contains(&name(1)));
     assert!(store.used_bytes() <= 11_000);
 }

@@ -30,6 +30,13 @@ impl CacheKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BlockHash([u8; 16]);
 
+impl BlockHash {
+    /// The hash itself.
+    pub fn bytes(self) -> [u8; 16] {
+        self.0
+    }
+}
+
 /// The hashes of a sequence's full blocks, in order.
 #[derive(Clone, Debug)]
 pub struct HashChain {

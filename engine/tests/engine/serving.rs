@@ -1,5 +1,6 @@
 //! Many requests at once, on a tiny random model: each gets what it would get alone.
 
+use chaski_engine::config::KvStoreOptions;
 use chaski_engine::{
     Engine, EngineError, EngineOptions, FinishReason, Finished, GenerateRequest, Generation, OutputFormat,
     Priority, Prompt, Sampling, SessionId, TokenEvent,
@@ -276,4 +277,54 @@ async fn a_full_queue_says_so() {
     assert!(matches!(third, Err(EngineError::Overloaded { waiting: 1 })));
     drop(first);
     collect(second).await;
+}
+
+/// An engine that keeps its blocks in `kv`, with the model of `folder`.
+fn engine_with_store(folder: &TempDir, kv: &std::path::Path) -> Engine {
+    let mut options = EngineOptions::new(folder.path().join("tiny.gguf"));
+    options.kv_store = Some(KvStoreOptions { folder: kv.to_owned(), most_bytes: 64 << 20 });
+    Engine::load(options).expect("the model loads")
+}
+
+#[tokio::test]
+async fn a_prompt_is_known_after_a_restart() {
+    let (folder, first) = engine(|_| {});
+    drop(first);
+    let kv = folder.path().join("kv");
+    let (expected, before) = answer(&engine_with_store(&folder, &kv), request(3, 200, 20)).await;
+    assert_eq!(before.usage.cached_tokens, 0);
+    let (found, after) = answer(&engine_with_store(&folder, &kv), request(3, 200, 20)).await;
+    assert_eq!((found, after.usage.cached_tokens), (expected, 192));
+}
+
+#[tokio::test]
+async fn damaged_blocks_are_computed_again() {
+    let (folder, first) = engine(|_| {});
+    drop(first);
+    let kv = folder.path().join("kv");
+    let (expected, _) = answer(&engine_with_store(&folder, &kv), request(4, 100, 20)).await;
+    for entry in std::fs::read_dir(&kv).unwrap() {
+        let path = entry.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0x40;
+        std::fs::write(&path, bytes).unwrap();
+    }
+    let (found, after) = answer(&engine_with_store(&folder, &kv), request(4, 100, 20)).await;
+    assert_eq!((found, after.usage.cached_tokens), (expected, 0));
+}
+
+#[tokio::test]
+async fn another_model_never_uses_stored_blocks() {
+    let (folder, first) = engine(|_| {});
+    drop(first);
+    let kv = folder.path().join("kv");
+    answer(&engine_with_store(&folder, &kv), request(5, 100, 5)).await;
+    // The same bytes, written again, are another file.
+    let path = folder.path().join("tiny.gguf");
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, bytes).unwrap();
+    let (_, after) = answer(&engine_with_store(&folder, &kv), request(5, 100, 5)).await;
+    assert_eq!(after.usage.cached_tokens, 0);
 }

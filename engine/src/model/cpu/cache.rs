@@ -2,7 +2,7 @@
 //!
 //! The pages behind blocks that were never used are not backed by memory.
 
-use crate::kernels::attention::block_elements;
+use crate::kernels::attention::{block_elements, bytes_of, bytes_of_mut};
 use crate::kernels::paged::Cached;
 use crate::kernels::project::LayerCache;
 use crate::model::config::LlamaConfig;
@@ -49,8 +49,11 @@ impl CpuCache {
     /// The content of `block`, all layers, as bytes of this machine's order.
     pub fn read_block(&self, block: BlockId) -> Vec<u8> {
         let range = block.index() * self.block..(block.index() + 1) * self.block;
-        let sides = self.layers.iter().flat_map(|layer| [&layer.keys, &layer.values]);
-        sides.flat_map(|side| side[range.clone()].iter().flat_map(|half| half.to_ne_bytes())).collect()
+        let mut content = Vec::with_capacity(self.layers.len() * 2 * self.block * 2);
+        for side in self.layers.iter().flat_map(|layer| [&layer.keys, &layer.values]) {
+            content.extend_from_slice(bytes_of(&side[range.clone()]));
+        }
+        content
     }
 
     /// Fills `block` with what [`Self::read_block`] gave. `false`, and nothing changed, when the length is
@@ -62,9 +65,7 @@ impl CpuCache {
         let range = block.index() * self.block..(block.index() + 1) * self.block;
         let sides = self.layers.iter_mut().flat_map(|layer| [&mut layer.keys, &mut layer.values]);
         for (side, content) in sides.zip(content.chunks_exact(self.block * 2)) {
-            for (half, bytes) in side[range.clone()].iter_mut().zip(content.as_chunks::<2>().0) {
-                *half = u16::from_ne_bytes(*bytes);
-            }
+            bytes_of_mut(&mut side[range.clone()]).copy_from_slice(content);
         }
         true
     }
