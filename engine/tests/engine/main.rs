@@ -11,5 +11,6 @@ mod context;
 mod adapter;
 mod inspect;
 mod fuzz;
+mod formats;
 mod beside;
 mod smollm2;
