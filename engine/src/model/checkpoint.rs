@@ -13,6 +13,7 @@ use candle_core::quantized::gguf_file::Value;
 
 use super::config::LlamaConfig;
 use super::gguf::GgufFile;
+use super::rope::RopeScaling;
 use super::safetensors::SafetensorsFolder;
 use crate::error::EngineError;
 pub use crate::kernels::matrix::Matrix;
@@ -21,6 +22,8 @@ use crate::tokenizer::Tokenizer;
 /// The files of one model, opened and checked.
 pub struct Checkpoint {
     source: Source,
+    /// The numbers of the architecture where they are not the files' own: see [`Self::extend_context`].
+    extended: Option<LlamaConfig>,
 }
 
 enum Source {
@@ -43,7 +46,7 @@ impl Checkpoint {
             Some(folder) if inside && path.is_file() => Source::Folder(SafetensorsFolder::open(folder)?),
             _ => Source::Gguf(GgufFile::open(path)?),
         };
-        Ok(Self { source })
+        Ok(Self { source, extended: None })
     }
 
     /// The file or folder.
@@ -75,10 +78,25 @@ impl Checkpoint {
     /// # Errors
     /// [`EngineError::Model`] with every number that is missing or impossible.
     pub fn config(&self) -> Result<LlamaConfig, EngineError> {
+        if let Some(extended) = &self.extended {
+            return Ok(extended.clone());
+        }
         match &self.source {
             Source::Gguf(file) => LlamaConfig::from_gguf(file),
             Source::Folder(folder) => Ok(folder.config().llama.clone()),
         }
+    }
+
+    /// From now on [`Self::config`] has a context of `tokens` tokens, which is more than the model was trained
+    /// for, and stretches the rotary frequencies by `scaling`. Returns a warning for whoever asked for it.
+    ///
+    /// # Errors
+    /// As [`Self::config`] and [`LlamaConfig::extend_context`].
+    pub fn extend_context(&mut self, tokens: usize, scaling: RopeScaling) -> Result<String, EngineError> {
+        let mut config = self.config()?;
+        let warning = config.extend_context(tokens, scaling)?;
+        self.extended = Some(config);
+        Ok(warning)
     }
 
     /// The vocabulary that comes with the weights: inside a GGUF file, or `tokenizer.json`. Its stop ids are the
@@ -210,7 +228,7 @@ impl Checkpoint {
 
 impl From<GgufFile> for Checkpoint {
     fn from(file: GgufFile) -> Self {
-        Self { source: Source::Gguf(file) }
+        Self { source: Source::Gguf(file), extended: None }
     }
 }
 

@@ -89,6 +89,21 @@ fn a_longer_context_must_be_asked_for_with_a_scaling() {
 }
 
 #[test]
+fn a_checkpoint_hands_on_a_longer_context() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    model().write(&path);
+    let mut checkpoint = Checkpoint::open(&path).unwrap();
+    let yarn = RopeScaling::Yarn(YarnScaling::new(2.0, 8192));
+    let warning = checkpoint.extend_context(16_384, yarn.clone()).unwrap();
+    assert!(warning.contains("YaRN by 2 from 8192 tokens on"), "{warning}");
+    let config = checkpoint.config().unwrap();
+    assert_eq!((config.context, config.rope_scaling), (16_384, yarn));
+    checkpoint.extend_context(32_768, RopeScaling::Linear { factor: 4.0 }).unwrap_err();
+    assert_eq!(checkpoint.config().unwrap().context, 16_384);
+}
+
+#[test]
 fn a_scaling_that_cannot_work_is_refused() {
     let (original, _) = config(&model()).unwrap();
     let refused = |tokens, scaling: RopeScaling, expected: &str| {

@@ -11,6 +11,7 @@ mod context;
 mod adapter;
 mod inspect;
 mod fuzz;
+mod formats;
 mod beside;
 mod serving;
 mod smollm2;

@@ -69,7 +69,7 @@ impl Pair {
     }
 }
 
-fn batch(tokens: &[u32], position: usize, table: &[usize], logits: LogitsWanted) -> ScheduledBatch {
+pub fn batch(tokens: &[u32], position: usize, table: &[usize], logits: LogitsWanted) -> ScheduledBatch {
     let block_table = table.iter().map(|&index| BlockId::new(index)).collect();
     let sequence = ScheduledSequence {
         id: SequenceId(0),
@@ -82,13 +82,13 @@ fn batch(tokens: &[u32], position: usize, table: &[usize], logits: LogitsWanted)
     ScheduledBatch { sequences: vec![sequence], copies: Vec::new() }
 }
 
-fn rows(model: &mut Model, batch: &ScheduledBatch, cache: &mut KvCache) -> Vec<Vec<f32>> {
+pub fn rows(model: &mut Model, batch: &ScheduledBatch, cache: &mut KvCache) -> Vec<Vec<f32>> {
     let logits = model.forward(batch, cache).unwrap();
     (0..logits.rows()).map(|row| logits.row(row).to_vec()).collect()
 }
 
 /// The root of the mean squared difference, relative to the root of the mean square.
-fn difference(found: &[f32], expected: &[f32]) -> f64 {
+pub fn difference(found: &[f32], expected: &[f32]) -> f64 {
     assert_eq!(found.len(), expected.len());
     let square =
         |values: &mut dyn Iterator<Item = f32>| values.map(|value| f64::from(value).powi(2)).sum::<f64>();

@@ -234,3 +234,17 @@ async fn a_refused_request_does_not_hurt_the_next() {
     assert!(matches!(engine.generate(unknown).await, Err(EngineError::InvalidRequest(_))));
     assert!(answer(engine, ask("Hello", 4)).await.finished.usage.completion_tokens > 0);
 }
+
+#[test]
+fn inspecting_tells_what_the_file_holds() {
+    let Some(path) = model() else { return };
+    let summary = chaski_engine::inspect::inspect(&path).unwrap();
+    assert_eq!((summary.format, summary.parameters, summary.faults.as_deref()), ("GGUF", 134_515_008, None));
+    assert_eq!((summary.context, summary.vocabulary, summary.head_dim), (8192, 49_152, 64));
+    assert_eq!(summary.tensors.get("Q4_1"), Some(&210));
+    assert!(summary.chat_template && summary.tied_head);
+    assert!(summary.stop_ids.unwrap().contains(&2));
+    assert!(
+        summary.loaded_bytes > summary.weight_bytes / 2 && summary.loaded_bytes < 2 * summary.weight_bytes
+    );
+}
