@@ -20,6 +20,9 @@ pub struct EngineOptions {
     /// Tokens of all requests together that the KV cache holds, at least one context. `None` is one context and
     /// room for the beginnings of earlier requests, more where memory is plentiful.
     pub kv_tokens: Option<usize>,
+    /// Whether to guess at tokens that a request has said before, where that is measured to save time. The
+    /// tokens of a reply are the same with it and without.
+    pub speculate: bool,
     /// Most requests that wait to be computed; one more is refused with [`crate::EngineError::Overloaded`].
     pub queue: usize,
 }
@@ -35,6 +38,7 @@ impl EngineOptions {
             step_tokens: 512,
             max_sequences: 64,
             kv_tokens: None,
+            speculate: true,
             queue: 64,
         }
     }

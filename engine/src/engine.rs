@@ -143,7 +143,7 @@ impl Engine {
             step_tokens: options.step_tokens.max(1),
             max_sequences: options.max_sequences.max(1),
         };
-        let worker = Worker::new(model, tokenizer.clone(), cache_key, dealt)?;
+        let worker = Worker::new(model, tokenizer.clone(), cache_key, dealt, options.speculate)?;
         let queue = options.queue.max(1);
         let (commands, inbox) = mpsc::channel(queue + OTHER_COMMANDS);
         let thread = std::thread::Builder::new()

@@ -136,11 +136,10 @@ impl BlockPool {
             users[block.index()] += 1;
         }
         assert_eq!(users, self.users, "every use is counted once");
-        for index in 0..self.num_blocks() {
-            let block = BlockId::new(index);
-            let cached = self.hashes[index].is_some();
-            assert_eq!(self.free.places(block), (users[index] == 0 && !cached, users[index] == 0 && cached));
-            assert!(self.hashes[index].is_none_or(|hash| self.by_hash[&hash] == block));
+        for (index, (users, hash)) in users.iter().zip(&self.hashes).enumerate() {
+            let (block, free) = (BlockId::new(index), *users == 0);
+            assert_eq!(self.free.places(block), (free && hash.is_none(), free && hash.is_some()));
+            assert!(hash.is_none_or(|hash| self.by_hash[&hash] == block));
         }
         assert_eq!(self.by_hash.len(), self.hashes.iter().flatten().count());
     }
