@@ -50,6 +50,9 @@ pub struct EngineOptions {
     pub threads: Option<NonZeroUsize>,
     /// Where KV blocks are kept across restarts; `None` keeps none.
     pub kv_store: Option<KvStoreOptions>,
+    /// Whether to guess at tokens that a request has said before, where that is measured to save time. The
+    /// tokens of a reply are the same with it and without.
+    pub speculate: bool,
     /// Most requests that wait to be computed; one more is refused with [`crate::EngineError::Overloaded`].
     pub queue: usize,
 }
@@ -69,6 +72,7 @@ impl EngineOptions {
             kv_tokens: None,
             threads: None,
             kv_store: None,
+            speculate: true,
             queue: 64,
         }
     }

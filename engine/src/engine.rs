@@ -148,7 +148,7 @@ impl Engine {
         };
         let store =
             options.kv_store.map(|store| KvStore::open(&store.folder, store.most_bytes)).transpose()?;
-        let worker = Worker::new(model, tokenizer.clone(), cache_keys, store, dealt)?;
+        let worker = Worker::new(model, tokenizer.clone(), cache_keys, store, dealt, options.speculate)?;
         let queue = options.queue.max(1);
         let (commands, inbox) = mpsc::channel(queue + OTHER_COMMANDS);
         let thread = std::thread::Builder::new()

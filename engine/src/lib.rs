@@ -25,6 +25,6 @@ pub use config::EngineOptions;
 pub use engine::{Engine, Generation, ModelInfo};
 pub use error::EngineError;
 pub use request::{
-    FinishReason, Finished, GenerateRequest, OutputFormat, Priority, Prompt, Sampling, SessionId, Timings,
-    TokenEvent, ToolChoice, Usage,
+    FinishReason, Finished, GenerateRequest, OutputFormat, Priority, Prompt, Sampling, SessionId,
+    Speculation, Timings, TokenEvent, ToolChoice, Usage,
 };

@@ -174,6 +174,8 @@ pub struct Finished {
     pub usage: Usage,
     /// Where the time went.
     pub timings: Timings,
+    /// What guessing at tokens saved.
+    pub speculation: Speculation,
 }
 
 /// Why a generation ended.
@@ -197,6 +199,16 @@ pub struct Usage {
     pub cached_tokens: usize,
     /// Tokens generated, the stop token included.
     pub completion_tokens: usize,
+}
+
+/// How often the next tokens were guessed, and computed in the step of the token before them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Speculation {
+    /// Tokens that were guessed.
+    pub drafted_tokens: usize,
+    /// How many of them came true: each saved a step.
+    pub accepted_tokens: usize,
 }
 
 /// Where the time of one generation went.

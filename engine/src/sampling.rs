@@ -1,4 +1,5 @@
-//! Which token comes next: logits, minus what the grammar forbids, to one id.
+//! Which token comes next: logits, minus what the grammar forbids, to one id; and guesses at it.
 
 pub mod grammar;
 pub mod sampler;
+pub mod drafter;

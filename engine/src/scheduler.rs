@@ -3,7 +3,8 @@
 //!
 //! A sequence is not "in prefill" or "in decode": it has known tokens and computed tokens, and each step moves
 //! the second count towards the first. Chunked prefill, prefix-cache hits, resuming after preemption and
-//! grammar-forced text are all this one rule. Who has little to compute goes first; prefill chunks fill the
+//! grammar-forced text are all this one rule; guesses at what comes next are computed along and kept as far as
+//! they come true. Who has little to compute goes first; prefill chunks fill the
 //! rest of the step. When KV blocks run out, the sequence of lowest rank gives up its own and is computed
 //! again later, from the tokens it knows.
 //!
@@ -138,7 +139,9 @@ impl Scheduler {
     pub fn commit(&mut self, batch: &ScheduledBatch) {
         for part in &batch.sequences {
             if let Some(index) = self.index(part.id).filter(|&index| self.sequences[index].admitted) {
-                self.sequences[index].computed = part.position + part.tokens.len();
+                // Drafts are not known yet.
+                let sequence = &mut self.sequences[index];
+                sequence.computed = sequence.tokens.len().min(part.position + part.tokens.len());
                 self.publish(index);
             }
         }
@@ -147,13 +150,29 @@ impl Scheduler {
         }
     }
 
-    /// Adds tokens to a sequence: sampled, or forced by its grammar.
+    /// Guesses at the tokens after the known ones. Where the next step has room for them, they are computed
+    /// after the last known token, with the logits of all these positions. They are not known, and no other
+    /// sequence finds them, until [`Self::extend`] says that they came true.
+    pub fn draft(&mut self, id: SequenceId, drafts: &[u32]) {
+        if let Some(index) = self.index(id) {
+            let sequence = &mut self.sequences[index];
+            let room = sequence.most_tokens.saturating_sub(sequence.tokens.len());
+            sequence.drafts = drafts[..drafts.len().min(room)].to_vec();
+        }
+    }
+
+    /// Adds tokens to a sequence: sampled, or forced by its grammar. Those that begin as the drafts of the last
+    /// step need not be computed again.
     ///
     /// # Panics
     /// When it then knows more than its `most_tokens`: it could need more blocks than there are.
     pub fn extend(&mut self, id: SequenceId, tokens: &[u32]) {
         if let Some(index) = self.index(id) {
             let sequence = &mut self.sequences[index];
+            let drafts = std::mem::take(&mut sequence.drafts);
+            let right = drafts.iter().zip(tokens).take_while(|(draft, token)| draft == token).count();
+            // The last token's logits are always wanted.
+            sequence.computed += right.min(tokens.len().saturating_sub(1));
             sequence.tokens.extend_from_slice(tokens);
             assert!(sequence.tokens.len() <= sequence.most_tokens, "a sequence knows its own bound");
         }
@@ -173,6 +192,7 @@ impl Scheduler {
         fork.id = SequenceId(self.next_id);
         self.next_id += 1;
         fork.session = None;
+        fork.drafts.clear();
         // Blocks beyond the computed tokens are empty: each takes its own.
         fork.block_table.truncate(blocks_for(fork.computed));
         if self.num_admitted() < self.options.max_sequences {
@@ -319,11 +339,27 @@ impl Scheduler {
         if end < known && end - end % BLOCK_TOKENS > position {
             end -= end % BLOCK_TOKENS; // Whole blocks can be shared at once.
         }
-        if end > position && self.reserve(id, end, plan) {
+        let drafts = self.drafts_with_room(sequence, end, plan);
+        if let Some(index) = self.index(id) {
+            self.sequences[index].drafts.truncate(drafts);
+        }
+        if end > position && self.reserve(id, end + drafts, plan) {
             let index = self.index(id).expect("a sequence that reserved blocks is there");
             self.sequences[index].served = self.step;
             plan.push(&self.sequences[index], end);
         }
+    }
+
+    /// How many drafts of a sequence can be computed after its tokens up to `end`. Nobody gives up blocks for
+    /// them, and only a sequence with nothing else to compute has them checked.
+    fn drafts_with_room(&self, sequence: &Sequence, end: usize, plan: &Plan) -> usize {
+        if end < sequence.tokens.len() || sequence.pending() != 1 {
+            return 0;
+        }
+        let shared = sequence.next_block().is_some_and(|(_, block)| self.pool.users(block) > 1);
+        let blocks = sequence.block_table.len() + if shared { 0 } else { self.pool.num_free() };
+        let slots = (blocks * BLOCK_TOKENS).saturating_sub(end);
+        sequence.drafts.len().min(slots).min(plan.budget().saturating_sub(1))
     }
 
     /// Sees to it that a sequence has blocks of its own for the tokens up to `end`. `false` when it had to give

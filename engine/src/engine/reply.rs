@@ -2,22 +2,33 @@
 //!
 //! Order: grammar mask → sampler → bytes → characters → stop strings → tool calls → events. Text that may
 //! still become a stop string or a call is held back, so an event is never taken back.
+//!
+//! Drafts are guesses at the next tokens whose logits were computed along. Each position is sampled as if there
+//! were none; as long as what was sampled is what was guessed, the next position's logits are there already. So
+//! the same seed gives the same tokens with drafts and without, and the grammar never sees a wrong one.
 
 use std::sync::Arc;
 
 use crate::chat::tool_calls::{Parsed, ToolCallParser};
 use crate::error::EngineError;
-use crate::request::{FinishReason, Sampling, TokenEvent};
+use crate::request::{FinishReason, Sampling, Speculation, TokenEvent};
+use crate::sampling::drafter::Drafter;
 use crate::sampling::grammar::Grammar;
 use crate::sampling::sampler::Sampler;
 use crate::tokenizer::{IncrementalDecoder, Tokenizer};
 
-/// What comes after one sampled token.
-pub(super) enum Next {
-    /// Compute these: the sampled token, and those that the grammar forces after it.
-    Tokens(Vec<u32>),
-    /// The reply is whole.
-    Finished { reason: FinishReason, cut_call: Option<String> },
+/// How a reply went on after a step.
+pub(super) struct Advance {
+    /// Its new tokens: sampled, and forced after that by the grammar.
+    pub(super) tokens: Vec<u32>,
+    /// How it ended, if it did.
+    pub(super) end: Option<End>,
+}
+
+/// How a reply ended.
+pub(super) struct End {
+    pub(super) reason: FinishReason,
+    pub(super) cut_call: Option<String>,
 }
 
 /// One reply as it grows.
@@ -25,6 +36,7 @@ pub(super) struct Reply {
     tokenizer: Arc<Tokenizer>,
     grammar: Option<Grammar>,
     sampler: Sampler,
+    drafter: Option<Drafter>,
     decoder: IncrementalDecoder,
     stops: StopStrings,
     parser: Option<ToolCallParser>,
@@ -40,11 +52,13 @@ impl Reply {
         parser: ToolCallParser,
         sampling: Sampling,
         stop: Vec<String>,
+        drafter: Option<Drafter>,
     ) -> Self {
         Self {
             tokenizer,
             grammar,
             sampler: Sampler::new(sampling),
+            drafter,
             decoder: IncrementalDecoder::default(),
             stops: StopStrings { strings: stop, held: String::new() },
             parser: Some(parser),
@@ -64,8 +78,48 @@ impl Reply {
         std::mem::take(&mut self.events)
     }
 
+    /// Guesses at the next tokens, if guessing is worth it. The grammar allows them.
+    pub(super) fn drafts(&mut self) -> Vec<u32> {
+        let mut drafts = self.drafter.as_ref().map_or(&[][..], Drafter::guess).to_vec();
+        if let Some(grammar) = self.grammar.as_mut().filter(|_| !drafts.is_empty()) {
+            drafts.truncate(grammar.allowed(&drafts));
+        }
+        drafts
+    }
+
+    /// Drafts so far, and how many of them were right.
+    pub(super) fn draft_counts(&self) -> Speculation {
+        self.drafter.as_ref().map_or_else(Speculation::default, Drafter::counts)
+    }
+
+    /// Samples from the logits after the last token, and after each of `drafts` as far as they come true:
+    /// `logits` gives those after so many drafts, (vocabulary,).
+    pub(super) fn advance<'a>(
+        &mut self,
+        logits: impl Fn(usize) -> &'a [f32],
+        drafts: &[u32],
+        max_tokens: usize,
+    ) -> Result<Advance, EngineError> {
+        let mut tokens = Vec::new();
+        loop {
+            let end = self.next(logits(tokens.len()), max_tokens, &mut tokens)?;
+            let right = tokens.iter().zip(drafts).take_while(|(token, draft)| token == draft).count();
+            if end.is_some() || right < tokens.len() {
+                if let Some(drafter) = &mut self.drafter {
+                    drafter.learn(drafts.len(), right);
+                }
+                return Ok(Advance { tokens, end });
+            }
+        }
+    }
+
     /// Samples from `logits`, (vocabulary,), and goes on as far as the grammar leaves no choice.
-    pub(super) fn next(&mut self, logits: &[f32], max_tokens: usize) -> Result<Next, EngineError> {
+    fn next(
+        &mut self,
+        logits: &[f32],
+        max_tokens: usize,
+        tokens: &mut Vec<u32>,
+    ) -> Result<Option<End>, EngineError> {
         let mask = self.grammar.as_mut().map(Grammar::mask).transpose()?;
         let stop_ids = self.tokenizer.stop_ids();
         let banned = |id: u32| {
@@ -81,24 +135,27 @@ impl Reply {
                 "no token can follow: the logits are not numbers, or the grammar is a dead end".into(),
             )
         })?;
-        let mut tokens = vec![id];
-        if let Some(finished) = self.take(id, max_tokens)? {
-            return Ok(finished);
+        tokens.push(id);
+        if let Some(end) = self.take(id, max_tokens)? {
+            return Ok(Some(end));
         }
         let forced = self.grammar.as_mut().map(Grammar::forced).unwrap_or_default();
         for id in forced {
             tokens.push(id);
-            if let Some(finished) = self.take(id, max_tokens)? {
-                return Ok(finished);
+            if let Some(end) = self.take(id, max_tokens)? {
+                return Ok(Some(end));
             }
         }
-        Ok(Next::Tokens(tokens))
+        Ok(None)
     }
 
     /// Adds one token to the reply.
-    fn take(&mut self, id: u32, max_tokens: usize) -> Result<Option<Next>, EngineError> {
+    fn take(&mut self, id: u32, max_tokens: usize) -> Result<Option<End>, EngineError> {
         self.tokens += 1;
         self.sampler.note(id);
+        if let Some(drafter) = &mut self.drafter {
+            drafter.note(id);
+        }
         if self.tokenizer.stop_ids().contains(&id) {
             return Ok(Some(self.finish(FinishReason::Stop)));
         }
@@ -135,7 +192,7 @@ impl Reply {
     }
 
     /// Gives out what was held back. A reply ended by a stop string or by its length may be cut in a call.
-    fn finish(&mut self, reason: FinishReason) -> Next {
+    fn finish(&mut self, reason: FinishReason) -> End {
         let cut = reason == FinishReason::Length || self.stops.has_stopped();
         let tail = std::mem::take(&mut self.decoder).finish();
         let held = self.stops.finish(&tail);
@@ -144,7 +201,7 @@ impl Reply {
         self.give_out(rest.parsed);
         let reason =
             if reason == FinishReason::Stop && self.called { FinishReason::ToolCalls } else { reason };
-        Next::Finished { reason, cut_call: rest.cut_call }
+        End { reason, cut_call: rest.cut_call }
     }
 }
 

@@ -5,10 +5,10 @@ use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::outbox::Outbox;
-use super::reply::{Next, Reply};
+use super::reply::{Advance, End, Reply};
 use crate::error::EngineError;
 use crate::model::Logits;
-use crate::request::{FinishReason, Finished, Timings, TokenEvent, Usage};
+use crate::request::{Finished, Timings, TokenEvent, Usage};
 use crate::scheduler::batch::{LogitsWanted, ScheduledSequence};
 
 /// A place among the requests that wait; given back when the request is first computed.
@@ -21,11 +21,12 @@ pub(super) enum Task {
 }
 
 /// How a task goes on after a step.
-pub(super) enum Progress {
-    /// The sequence goes on with these tokens; empty while there is more of it to compute.
-    Tokens(Vec<u32>),
-    /// The task is done.
-    Done,
+#[derive(Default)]
+pub(super) struct Progress {
+    /// What its sequence goes on with.
+    pub(super) tokens: Vec<u32>,
+    /// Nothing more of it is wanted.
+    pub(super) done: bool,
 }
 
 /// A reply that grows.
@@ -74,6 +75,14 @@ impl Task {
         }
     }
 
+    /// Guesses at its next tokens.
+    pub(super) fn drafts(&mut self) -> Vec<u32> {
+        match self {
+            Self::Generation(generation) => generation.reply.drafts(),
+            Self::Score(_) => Vec::new(),
+        }
+    }
+
     /// Notes that `part` of its sequence is about to be computed.
     pub(super) fn begin(&mut self, part: &ScheduledSequence) {
         match self {
@@ -95,15 +104,17 @@ impl Task {
         row: usize,
     ) -> Result<Progress, EngineError> {
         match self {
-            Self::Generation(generation) if part.logits == LogitsWanted::Last => {
-                generation.advance(logits.row(row))
-            }
-            Self::Generation(_) => Ok(Progress::Tokens(Vec::new())),
+            Self::Generation(generation) => match part.logits {
+                LogitsWanted::None => Ok(Progress::default()),
+                LogitsWanted::Last => generation.advance(logits, row, &[]),
+                // All but the first token are drafts.
+                LogitsWanted::All => generation.advance(logits, row, &part.tokens[1..]),
+            },
             Self::Score(score) => Ok(score.advance(part, logits, row)),
         }
     }
 
-    /// Ends it after [`Progress::Done`]. What must still be read is returned.
+    /// Ends it when it is done. What must still be read is returned.
     pub(super) fn end(self) -> Option<Outbox> {
         match self {
             Self::Generation(generation) => Some(generation.outbox),
@@ -132,27 +143,26 @@ impl Task {
 }
 
 impl Generation {
-    fn advance(&mut self, logits: &[f32]) -> Result<Progress, EngineError> {
+    fn advance(&mut self, logits: &Logits, row: usize, drafts: &[u32]) -> Result<Progress, EngineError> {
         if self.first_logits.is_none() {
             self.first_logits = Some(Instant::now());
             let cached_tokens = self.started.map_or(0, |started| started.cached_tokens);
             self.outbox.push(TokenEvent::Started { prompt_tokens: self.prompt_tokens, cached_tokens });
         }
-        let next = self.reply.next(logits, self.max_tokens)?;
+        let Advance { tokens, end } =
+            self.reply.advance(|right| logits.row(row + right), drafts, self.max_tokens)?;
         for event in self.reply.take_events() {
             self.outbox.push(event);
         }
-        Ok(match next {
-            Next::Tokens(tokens) => Progress::Tokens(tokens),
-            Next::Finished { reason, cut_call } => {
-                let finished = self.finished(reason, cut_call);
-                self.outbox.push(TokenEvent::Finished(finished));
-                Progress::Done
-            }
-        })
+        let done = end.is_some();
+        if let Some(end) = end {
+            let finished = self.finished(end);
+            self.outbox.push(TokenEvent::Finished(finished));
+        }
+        Ok(Progress { tokens, done })
     }
 
-    fn finished(&self, reason: FinishReason, cut_call: Option<String>) -> Finished {
+    fn finished(&self, End { reason, cut_call }: End) -> Finished {
         let now = Instant::now();
         let (started, cached_tokens) =
             self.started.map_or((self.arrived, 0), |started| (started.at, started.cached_tokens));
@@ -167,7 +177,7 @@ impl Generation {
             prefill: first_logits - started,
             decode: now - first_logits,
         };
-        Finished { reason, cut_call, usage, timings }
+        Finished { reason, cut_call, usage, timings, speculation: self.reply.draft_counts() }
     }
 }
 
@@ -182,10 +192,7 @@ impl Score {
                 self.scored += 1;
             }
         }
-        if self.scored + 1 < self.tokens.len() {
-            return Progress::Tokens(Vec::new());
-        }
-        Progress::Done
+        Progress { tokens: Vec::new(), done: self.scored + 1 >= self.tokens.len() }
     }
 }
 

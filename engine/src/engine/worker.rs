@@ -22,12 +22,16 @@ use crate::error::EngineError;
 use crate::kv_store::KvStore;
 use crate::model::{KvCache, Logits, Model};
 use crate::request::{Priority, Sampling, SessionId, TokenEvent};
+use crate::sampling::drafter::Drafter;
 use crate::sampling::grammar::Grammar;
 use crate::scheduler::batch::{LogitsWanted, ScheduledBatch};
 use crate::scheduler::block_hash::CacheKey;
 use crate::scheduler::sequence::{NewSequence, Purpose, SequenceId};
 use crate::scheduler::{OutOfBlocks, Scheduler, SchedulerOptions};
 use crate::tokenizer::Tokenizer;
+
+/// With more tasks than this, a step has so many rows that further ones for drafts cost what they save.
+const DRAFTING_TASKS: usize = 4;
 
 /// What the thread is asked to do.
 pub(super) enum Command {
@@ -69,6 +73,7 @@ pub(super) struct Worker {
     tasks: HashMap<SequenceId, Task>,
     /// The last events of requests that are done, while their readers are behind.
     unread: Vec<Outbox>,
+    speculate: bool,
     /// Lets this thread wait for several channels at once.
     waiting_room: tokio::runtime::Runtime,
 }
@@ -89,6 +94,7 @@ impl Worker {
         cache_keys: Vec<CacheKey>,
         store: Option<KvStore>,
         options: SchedulerOptions,
+        speculate: bool,
     ) -> Result<Self, EngineError> {
         let kv_cache = model.new_kv_cache(options.num_blocks)?;
         let waiting_room = tokio::runtime::Builder::new_current_thread()
@@ -103,6 +109,7 @@ impl Worker {
             store,
             tasks: HashMap::new(),
             unread: Vec::new(),
+            speculate,
             waiting_room,
         })
     }
@@ -160,9 +167,17 @@ impl Worker {
             purpose: Purpose::Generate,
             tokens: job.prompt,
         };
+        let drafter = self.speculate.then(|| Drafter::new(&new.tokens));
         let generation = Generation {
             outbox: Outbox::new(job.events),
-            reply: Reply::new(self.tokenizer.clone(), job.grammar, job.parser, job.sampling, job.stop),
+            reply: Reply::new(
+                self.tokenizer.clone(),
+                job.grammar,
+                job.parser,
+                job.sampling,
+                job.stop,
+                drafter,
+            ),
             max_tokens: job.max_tokens,
             prompt_tokens: new.tokens.len(),
             place: job.place,
@@ -187,6 +202,7 @@ impl Worker {
     /// One engine step. `false` when there was nothing to compute.
     fn step(&mut self) -> bool {
         self.deliver();
+        self.guess();
         let batch = self.scheduler.schedule();
         if batch.sequences.is_empty() {
             return false;
@@ -227,6 +243,18 @@ impl Worker {
         });
     }
 
+    /// Guesses at what comes next, while few sequences share a step.
+    fn guess(&mut self) {
+        if !self.speculate || self.tasks.len() > DRAFTING_TASKS {
+            return;
+        }
+        for (&id, task) in &mut self.tasks {
+            // A panic of a grammar comes again when its logits are there, and ends that request then.
+            let drafts = catch_unwind(AssertUnwindSafe(|| task.drafts())).unwrap_or_default();
+            self.scheduler.draft(id, &drafts);
+        }
+    }
+
     /// The logits of the batch. A panic is an error like any other.
     fn forward(&mut self, batch: &ScheduledBatch) -> Result<Logits, EngineError> {
         catch_unwind(AssertUnwindSafe(|| self.model.forward(batch, &mut self.kv_cache)))
@@ -245,16 +273,14 @@ impl Worker {
             };
             let Some(task) = self.tasks.get_mut(&part.id) else { continue };
             let scheduler = &mut self.scheduler;
-            let progress = catch_unwind(AssertUnwindSafe(|| {
-                let progress = task.advance(part, logits, first_row)?;
-                if let Progress::Tokens(tokens) = &progress {
-                    scheduler.extend(part.id, tokens);
-                }
-                Ok(progress)
+            let done = catch_unwind(AssertUnwindSafe(|| {
+                let Progress { tokens, done } = task.advance(part, logits, first_row)?;
+                scheduler.extend(part.id, &tokens);
+                Ok(done)
             }));
-            let left = match progress.unwrap_or_else(|_| Err(bug("this request"))) {
-                Ok(Progress::Tokens(_)) => continue,
-                Ok(Progress::Done) => self.tasks.remove(&part.id).and_then(Task::end),
+            let left = match done.unwrap_or_else(|_| Err(bug("this request"))) {
+                Ok(false) => continue,
+                Ok(true) => self.tasks.remove(&part.id).and_then(Task::end),
                 Err(error) => self.tasks.remove(&part.id).and_then(|task| task.fail(error)),
             };
             self.unread.extend(left);
@@ -299,3 +325,6 @@ impl Worker {
 fn bug(what: &str) -> EngineError {
     EngineError::Compute(format!("a bug in the engine broke off {what}; others go on"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -259,6 +259,12 @@ impl Grammar {
         if self.matcher.is_stopped() { Vec::new() } else { self.matcher.compute_ff_tokens() }
     }
 
+    /// How many of `tokens` may come next, one after the other. Does not move.
+    pub fn allowed(&mut self, tokens: &[u32]) -> usize {
+        // A grammar that cannot be followed any further says so when its mask is asked for.
+        if self.matcher.is_stopped() { 0 } else { self.matcher.validate_tokens(tokens).unwrap_or(0) }
+    }
+
     /// Moves past `id`, which [`Self::mask`] allowed.
     ///
     /// # Errors

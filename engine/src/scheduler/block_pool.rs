@@ -136,9 +136,8 @@ impl BlockPool {
             users[block.index()] += 1;
         }
         assert_eq!(users, self.users, "every use is counted once");
-        for (index, (users, hash)) in users.into_iter().zip(&self.hashes).enumerate() {
-            let block = BlockId::new(index);
-            let free = users == 0;
+        for (index, (users, hash)) in users.iter().zip(&self.hashes).enumerate() {
+            let (block, free) = (BlockId::new(index), *users == 0);
             assert_eq!(self.free.places(block), (free && hash.is_none(), free && hash.is_some()));
             assert!(hash.is_none_or(|hash| self.by_hash[&hash] == block));
         }

@@ -30,17 +30,19 @@ impl Plan {
         self.parts.iter().any(|part| part.id == id)
     }
 
-    /// Adds the sequence's tokens up to `end`.
+    /// Adds the sequence's tokens up to `end`, and its drafts after the last one.
     pub fn push(&mut self, sequence: &Sequence, end: usize) {
         let logits = match sequence.purpose {
             Purpose::Score => LogitsWanted::All,
+            Purpose::Generate if !sequence.drafts.is_empty() => LogitsWanted::All,
             Purpose::Generate if end == sequence.tokens.len() => LogitsWanted::Last,
             Purpose::Generate => LogitsWanted::None,
         };
-        self.budget -= end - sequence.computed;
+        let tokens = [&sequence.tokens[sequence.computed..end], &sequence.drafts].concat();
+        self.budget -= tokens.len();
         self.parts.push(ScheduledSequence {
             id: sequence.id,
-            tokens: sequence.tokens[sequence.computed..end].to_vec(),
+            tokens,
             position: sequence.computed,
             block_table: sequence.block_table.clone(),
             logits,

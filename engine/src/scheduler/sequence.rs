@@ -58,6 +58,8 @@ pub struct Sequence {
     pub(super) chain: HashChain,
     /// How many blocks of the table were made findable.
     pub(super) published: usize,
+    /// Guesses at the tokens after the known ones, computed with them and kept as far as they come true.
+    pub(super) drafts: Vec<u32>,
     pub(super) admitted: bool,
     /// Its reader is behind: it is not scheduled.
     pub(super) paused: bool,
@@ -81,6 +83,7 @@ impl Sequence {
             purpose: new.purpose,
             chain,
             published: 0,
+            drafts: Vec::new(),
             admitted: false,
             paused: false,
             served: 0,
@@ -132,6 +135,7 @@ impl Sequence {
         self.admitted = false;
         self.computed = 0;
         self.published = 0;
+        self.drafts.clear();
         std::mem::take(&mut self.block_table)
     }
 }

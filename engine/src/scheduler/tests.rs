@@ -400,3 +400,57 @@ fn equal_hashes_mean_equal_beginnings() {
     let other = [vec![99], tokens(40)[1..].to_vec()].concat();
     assert!(chain(&["a"], &other).iter().all(|hash| !known.contains(hash)));
 }
+
+/// A sequence of 20 tokens with drafts, what was sampled then, and how many tokens the next step computes.
+#[track_caller]
+fn check_drafts(drafts: &[u32], sampled: &[u32], expected: usize) {
+    let mut scheduler = scheduler(64, 512);
+    let id = add(&mut scheduler, sequence(tokens(20)));
+    run(&mut scheduler);
+    scheduler.extend(id, &[7]);
+    scheduler.draft(id, drafts);
+    let batch = scheduler.schedule();
+    scheduler.commit(&batch);
+    assert_eq!(batch.sequences[0].tokens, [&[7], drafts].concat());
+    assert_eq!(batch.sequences[0].logits, LogitsWanted::All);
+    scheduler.extend(id, sampled);
+    assert_eq!(step(&mut scheduler), [(id.0, expected)]);
+}
+
+#[test]
+fn drafts_that_come_true_are_not_computed_again() {
+    check_drafts(&[1, 2, 3], &[1, 2, 3, 4], 1);
+    check_drafts(&[1, 2, 3], &[1, 2, 9], 1);
+    check_drafts(&[1, 2, 3], &[9], 1);
+    // The grammar forced three tokens after a right draft.
+    check_drafts(&[1, 2, 3], &[1, 5, 5, 5], 3);
+}
+
+#[test]
+fn wrong_drafts_are_never_found() {
+    let mut scheduler = scheduler(64, 512);
+    let id = add(&mut scheduler, sequence(tokens(31)));
+    run(&mut scheduler);
+    scheduler.extend(id, &[7]);
+    scheduler.draft(id, &[100; 16]);
+    assert_eq!(step(&mut scheduler), [(id.0, 17)]);
+    scheduler.extend(id, &[200; 20]);
+    run(&mut scheduler);
+    scheduler.finish(id);
+    let begin = [tokens(31), vec![7]].concat();
+    assert_eq!(cached(&mut scheduler, sequence([&begin[..], &[100; 17]].concat())), 32);
+    assert_eq!(cached(&mut scheduler, sequence([&begin[..], &[200; 17]].concat())), 48);
+}
+
+#[test]
+fn nobody_gives_up_blocks_for_drafts() {
+    let mut scheduler = scheduler(3, 512);
+    let id = add(&mut scheduler, bounded(tokens(15), 32));
+    let other = add(&mut scheduler, bounded(vec![9; 15], 32));
+    run(&mut scheduler);
+    scheduler.extend(other, &[9; 2]);
+    run(&mut scheduler);
+    scheduler.extend(id, &[7]);
+    scheduler.draft(id, &[8; 5]);
+    assert_eq!(step(&mut scheduler), [(0, 1)]);
+}

@@ -104,6 +104,50 @@ async fn the_same_seed_gives_the_same_tokens_alone_and_together() {
     check(|_| {}, &requests).await;
 }
 
+/// Runs a request with drafts and without. Text must be equal; returns how many drafts came true.
+async fn check_drafts(request: GenerateRequest) -> usize {
+    let (_folder, plain) = engine(|options| options.speculate = false);
+    let (_folder, guessing) = engine(|_| {});
+    let (expected, finished) = answer(&plain, request.clone()).await;
+    assert_eq!(finished.speculation.drafted_tokens, 0);
+    let (found, found_finished) = answer(&guessing, request).await;
+    assert_eq!(found, expected);
+    assert_eq!(found_finished.usage, finished.usage);
+    assert_eq!(found_finished.reason, finished.reason);
+    found_finished.speculation.accepted_tokens
+}
+
+#[tokio::test]
+async fn drafts_change_no_greedy_reply() {
+    let greedy = GenerateRequest { prompt: prompt(3, 50), ..GenerateRequest::chat(Vec::new(), 300) };
+    // A random model falls into a loop soon.
+    let accepted = check_drafts(greedy).await;
+    assert!(accepted > 10, "{accepted}");
+}
+
+#[tokio::test]
+async fn drafts_change_no_sampled_reply() {
+    let mut accepted = 0;
+    for seed in 1..6 {
+        let mut sampled = request(seed, 50, 200);
+        sampled.sampling.temperature = 0.3;
+        accepted += check_drafts(sampled).await;
+    }
+    assert!(accepted > 0);
+}
+
+#[tokio::test]
+async fn drafts_change_no_reply_under_a_grammar() {
+    let mut accepted = 0;
+    for seed in 1..6 {
+        let mut sampled = letters(vec![seed; 30], 5);
+        sampled.output = OutputFormat::Regex(r#"\[("(fix|test) [0-9]{2,4} [c-z]{1,3}", ){12}0\]"#.into());
+        sampled.sampling = Sampling { temperature: 0.7, seed: seed.into(), ..Sampling::default() };
+        accepted += check_drafts(sampled).await;
+    }
+    assert!(accepted > 0);
+}
+
 #[tokio::test]
 async fn small_steps_change_nothing() {
     let requests: Vec<_> = (1..=6).map(|seed| request(seed, 150, 30)).collect();

@@ -102,7 +102,7 @@ impl Collected {
 
 #[cfg(test)]
 mod tests {
-    use chaski_engine::{FinishReason, Finished, Timings, ToolCall, Usage};
+    use chaski_engine::{FinishReason, Finished, Speculation, Timings, ToolCall, Usage};
     use serde_json::json;
 
     use super::*;
@@ -111,8 +111,13 @@ mod tests {
     fn events_add_up_to_the_reply() {
         let call = ToolCall { id: "call_1".into(), name: "math.add".into(), arguments: json!({"a": 1}) };
         let usage = Usage { prompt_tokens: 9, cached_tokens: 4, completion_tokens: 3 };
-        let finished =
-            Finished { reason: FinishReason::ToolCalls, cut_call: None, usage, timings: Timings::default() };
+        let finished = Finished {
+            reason: FinishReason::ToolCalls,
+            cut_call: None,
+            usage,
+            timings: Timings::default(),
+            speculation: Speculation::default(),
+        };
         let mut seen = Vec::new();
         let mut collected = Collected::default();
         let mut observe = |delta| seen.push(delta);

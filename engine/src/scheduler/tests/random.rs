@@ -7,6 +7,9 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use super::*;
 use batch::ScheduledBatch;
 
+/// Most drafts that a sequence gets.
+const MOST_DRAFTS: usize = 8;
+
 /// What the cache holds at one position: a hash of everything up to there.
 type Cell = u64;
 
@@ -45,7 +48,7 @@ impl FakeCache {
     /// Whether all that a part reads is what its sequence put there.
     fn check(&self, part: &ScheduledSequence, known: &[u32]) {
         let mut cell = 1;
-        for (position, &token) in known[..part.position + part.tokens.len()].iter().enumerate() {
+        for (position, &token) in known[..part.position].iter().chain(&part.tokens).enumerate() {
             cell = after(cell, token);
             assert_eq!(self.cells[slot(part, position)], cell, "position {position} of {:?}", part.id);
         }
@@ -71,6 +74,8 @@ struct Trial {
     cache: FakeCache,
     replies: Vec<Reply>,
     finished: usize,
+    /// Drafts that came true.
+    accepted: usize,
     steps: usize,
 }
 
@@ -85,7 +90,7 @@ impl Trial {
         };
         let cache = FakeCache { cells: vec![0; options.num_blocks * BLOCK_TOKENS] };
         let scheduler = Scheduler::new(options);
-        Self { random, options, scheduler, cache, replies: Vec::new(), finished: 0, steps: 0 }
+        Self { random, options, scheduler, cache, replies: Vec::new(), finished: 0, accepted: 0, steps: 0 }
     }
 
     fn below(&mut self, bound: usize) -> usize {
@@ -136,6 +141,10 @@ impl Trial {
             }
             let Reply { id, paused_until, .. } = self.replies[index];
             self.scheduler.set_paused(id, paused_until > self.steps);
+            if self.one_in(3) {
+                let drafts = self.drafts(index);
+                self.scheduler.draft(id, &drafts);
+            }
         }
         let batch = self.scheduler.schedule();
         let computed: usize = batch.sequences.iter().map(|part| part.tokens.len()).sum();
@@ -157,7 +166,7 @@ impl Trial {
         }
         self.scheduler.commit(&batch);
         for part in &batch.sequences {
-            if part.logits == LogitsWanted::Last {
+            if part.logits != LogitsWanted::None {
                 self.sample(part);
             }
         }
@@ -165,12 +174,24 @@ impl Trial {
         pool.check(sequences.iter().flat_map(|sequence| &sequence.block_table).chain(sessions.blocks()));
     }
 
+    /// Guesses at what comes next, some of them wrong.
+    fn drafts(&mut self, index: usize) -> Vec<u32> {
+        let mut cell = cell_after(&self.replies[index].tokens);
+        let count = self.below(MOST_DRAFTS + 1);
+        let mut drafts = Vec::new();
+        for _ in 0..count {
+            let token = if self.one_in(4) { 9 } else { next_token(cell) };
+            cell = after(cell, token);
+            drafts.push(token);
+        }
+        drafts
+    }
+
     /// Goes on with one sequence as the engine would.
     fn sample(&mut self, part: &ScheduledSequence) {
         let index = self.replies.iter().position(|reply| reply.id == part.id).expect("it runs");
-        let end = part.position + part.tokens.len();
-        assert_eq!(end, self.replies[index].tokens.len(), "logits come after the last known token");
-        let cell = self.cache.cells[slot(part, end - 1)];
+        let known = self.replies[index].tokens.len();
+        let drafts = &part.tokens[known - part.position..];
         if self.one_in(60)
             && let Some(id) = self.scheduler.fork(part.id)
         {
@@ -184,18 +205,25 @@ impl Trial {
                 self.scheduler.finish(id);
             }
         }
-        // Now and then a grammar forces more.
-        let forced = if self.one_in(10) { 2 + self.below(30) } else { 1 };
+        let mut added = Vec::new();
+        // As long as the drafts come true, there are logits to sample from.
+        while drafts.starts_with(&added) {
+            let reply = &self.replies[index];
+            let cell = self.cache.cells[slot(part, known + added.len() - 1)];
+            assert_eq!(cell, cell_after(&[&reply.tokens[..], &added].concat()), "nothing was lost");
+            // Now and then a grammar forces more.
+            let count = if self.one_in(10) { 2 + self.below(30) } else { 1 };
+            added.extend(vec![next_token(cell); count]);
+            self.accepted += usize::from(drafts.starts_with(&added));
+        }
         let reply = &mut self.replies[index];
-        let room = reply.most_tokens - reply.tokens.len();
-        if room <= forced || self.random.next_u64().is_multiple_of(50) {
-            assert_eq!(cell, cell_after(&reply.tokens), "nothing was lost");
+        if reply.tokens.len() + added.len() >= reply.most_tokens || self.random.next_u64().is_multiple_of(50)
+        {
             self.scheduler.finish(part.id);
             self.replies.swap_remove(index);
             self.finished += 1;
             return;
         }
-        let added = vec![next_token(cell); forced];
         reply.tokens.extend(&added);
         self.scheduler.extend(part.id, &added);
     }
@@ -203,7 +231,7 @@ impl Trial {
 
 #[test]
 fn whatever_comes_is_computed_rightly_and_finishes() {
-    let mut finished = 0;
+    let (mut finished, mut accepted) = (0, 0);
     for seed in 0..150 {
         let mut trial = Trial::new(seed);
         for _ in 0..100 {
@@ -227,8 +255,9 @@ fn whatever_comes_is_computed_rightly_and_finishes() {
             assert!(trial.steps < 40_000, "seed {seed}: {} of {left} never finish", trial.replies.len());
         }
         finished += trial.finished;
+        accepted += trial.accepted;
         let pinned = trial.scheduler.sessions.blocks().count();
         assert!(trial.scheduler.pool.num_free() + pinned >= trial.options.num_blocks, "seed {seed}: lost");
     }
-    assert!(finished > 2000, "{finished}");
+    assert!(finished > 2000 && accepted > 2000, "{finished} {accepted}");
 }
