@@ -8,3 +8,4 @@ mod examples;
 mod bad_input;
 mod sandbox;
 mod engine;
+mod bench;

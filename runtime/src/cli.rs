@@ -15,6 +15,7 @@ pub mod table;
 pub mod model;
 pub mod license;
 pub mod doctor;
+pub mod bench;
 pub mod plugin;
 pub mod run;
 pub mod validate;
@@ -77,6 +78,8 @@ pub enum Command {
     Plugin(plugin::PluginArgs),
     /// Say what this machine can do, and what is missing
     Doctor(doctor::DoctorArgs),
+    /// Measure how fast a model runs on this machine
+    Bench(bench::BenchArgs),
     /// Print the licence of chaski and the duties that come with a model
     License(license::LicenseArgs),
 }
@@ -110,6 +113,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Model(args) => model::run(args, config, global).await,
         Command::Plugin(args) => plugin::run(args, config, global).await,
         Command::Doctor(args) => doctor::run(args, config, global).await,
+        Command::Bench(args) => bench::run(args, config, global).await,
         Command::License(args) => license::run(args, config, global).await,
     }
 }
