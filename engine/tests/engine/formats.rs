@@ -20,7 +20,8 @@ fn tokens() -> Vec<u32> {
 /// Our logits after each of the tokens.
 fn logits(path: &std::path::Path) -> Vec<f32> {
     let checkpoint = Checkpoint::open(path).unwrap();
-    let mut model = Model::load(&checkpoint, 4096, Vec::new(), &Device::Cpu, None).unwrap();
+    let mut model =
+        Model::load(&checkpoint, checkpoint.config().unwrap(), 4096, Vec::new(), &Device::Cpu, None).unwrap();
     let mut cache = model.new_kv_cache(4).unwrap();
     rows(&mut model, &batch(&tokens(), 0, &[0, 1, 2], LogitsWanted::All), &mut cache).concat()
 }

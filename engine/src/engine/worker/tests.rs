@@ -6,7 +6,7 @@ use candle_core::Device;
 
 use super::*;
 use crate::chat::template::ToolCallStyle;
-use crate::model::GgufFile;
+use crate::model::Checkpoint;
 use crate::request::FinishReason;
 use tiny::{Shape, TinyModel, VOCABULARY};
 
@@ -23,11 +23,12 @@ fn worker() -> Worker {
     });
     model.set_vocabulary();
     model.write(&path);
-    let file = GgufFile::open(&path).unwrap();
-    let tokenizer = Arc::new(Tokenizer::from_gguf(file.metadata(), &path).unwrap());
-    let model = Model::load(&file, 256, &Device::Cpu).unwrap();
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    let tokenizer = Arc::new(checkpoint.tokenizer().unwrap());
+    let config = checkpoint.config().unwrap();
+    let model = Model::load(&checkpoint, config, 256, Vec::new(), &Device::Cpu, None).unwrap();
     let options = SchedulerOptions { num_blocks: 32, step_tokens: 64, max_sequences: 2 };
-    Worker::new(model, tokenizer, CacheKey::default(), options, true).unwrap()
+    Worker::new(model, tokenizer, vec![CacheKey::default()], None, options, true).unwrap()
 }
 
 /// Asks for a greedy reply of at most five tokens.
@@ -35,6 +36,7 @@ fn ask(worker: &mut Worker, prompt: Vec<u32>) -> mpsc::Receiver<TokenEvent> {
     let (events, receiver) = mpsc::channel(100);
     worker.take(Command::Generate(Box::new(Job {
         prompt,
+        adapter: None,
         grammar: None,
         parser: ToolCallParser::bound(&[], 1, ToolCallStyle::LlamaJson, true),
         sampling: Sampling::default(),
