@@ -22,6 +22,7 @@ use crate::model::{KvCache, Logits, Model};
 use crate::request::{Priority, Sampling, SessionId, TokenEvent};
 use crate::sampling::drafter::Drafter;
 use crate::sampling::grammar::Grammar;
+use crate::sampling::token_mask::TokenMask;
 use crate::scheduler::batch::{LogitsWanted, ScheduledBatch};
 use crate::scheduler::block_hash::CacheKey;
 use crate::scheduler::sequence::{NewSequence, Purpose, SequenceId};
@@ -61,6 +62,7 @@ pub(super) struct Job {
 pub(super) struct Worker {
     model: Model,
     tokenizer: Arc<Tokenizer>,
+    sayable: Arc<TokenMask>,
     kv_cache: KvCache,
     scheduler: Scheduler,
     cache_key: CacheKey,
@@ -96,6 +98,7 @@ impl Worker {
             .map_err(|error| EngineError::Compute(format!("cannot start the engine thread: {error}")))?;
         Ok(Self {
             model,
+            sayable: Arc::new(TokenMask::sayable(&tokenizer)),
             tokenizer,
             kv_cache,
             scheduler: Scheduler::new(options),
@@ -160,6 +163,7 @@ impl Worker {
             reply: Reply::new(
                 self.tokenizer.clone(),
                 job.grammar,
+                self.sayable.clone(),
                 job.parser,
                 job.sampling,
                 job.stop,
