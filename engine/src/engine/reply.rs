@@ -15,6 +15,7 @@ use crate::request::{FinishReason, Sampling, Speculation, TokenEvent};
 use crate::sampling::drafter::Drafter;
 use crate::sampling::grammar::Grammar;
 use crate::sampling::sampler::Sampler;
+use crate::sampling::token_mask::TokenMask;
 use crate::tokenizer::{IncrementalDecoder, Tokenizer};
 
 /// How a reply went on after a step.
@@ -35,6 +36,8 @@ pub(super) struct End {
 pub(super) struct Reply {
     tokenizer: Arc<Tokenizer>,
     grammar: Option<Grammar>,
+    /// What may be said where there is no grammar.
+    sayable: Arc<TokenMask>,
     sampler: Sampler,
     drafter: Option<Drafter>,
     decoder: IncrementalDecoder,
@@ -49,6 +52,7 @@ impl Reply {
     pub(super) fn new(
         tokenizer: Arc<Tokenizer>,
         grammar: Option<Grammar>,
+        sayable: Arc<TokenMask>,
         parser: ToolCallParser,
         sampling: Sampling,
         stop: Vec<String>,
@@ -57,6 +61,7 @@ impl Reply {
         Self {
             tokenizer,
             grammar,
+            sayable,
             sampler: Sampler::new(sampling),
             drafter,
             decoder: IncrementalDecoder::default(),
@@ -121,16 +126,8 @@ impl Reply {
         tokens: &mut Vec<u32>,
     ) -> Result<Option<End>, EngineError> {
         let mask = self.grammar.as_mut().map(Grammar::mask).transpose()?;
-        let stop_ids = self.tokenizer.stop_ids();
-        let banned = |id: u32| {
-            // Ids past the vocabulary are padding of the table; special tokens other than stops were never
-            // trained to be said here, but those that mark calls were.
-            id as usize >= self.tokenizer.vocabulary()
-                || (self.tokenizer.is_special(id)
-                    && !stop_ids.contains(&id)
-                    && self.tokenizer.call_marker(id).is_none())
-        };
-        let id = self.sampler.sample(logits, mask.as_ref(), banned).ok_or_else(|| {
+        let mask = mask.as_ref().unwrap_or(&self.sayable);
+        let id = self.sampler.sample(logits, mask).ok_or_else(|| {
             EngineError::Compute(
                 "no token can follow: the logits are not numbers, or the grammar is a dead end".into(),
             )

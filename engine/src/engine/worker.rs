@@ -24,6 +24,7 @@ use crate::model::{KvCache, Logits, Model};
 use crate::request::{Priority, Sampling, SessionId, TokenEvent};
 use crate::sampling::drafter::Drafter;
 use crate::sampling::grammar::Grammar;
+use crate::sampling::token_mask::TokenMask;
 use crate::scheduler::batch::{LogitsWanted, ScheduledBatch};
 use crate::scheduler::block_hash::CacheKey;
 use crate::scheduler::sequence::{NewSequence, Purpose, SequenceId};
@@ -64,6 +65,7 @@ pub(super) struct Job {
 pub(super) struct Worker {
     model: Model,
     tokenizer: Arc<Tokenizer>,
+    sayable: Arc<TokenMask>,
     kv_cache: KvCache,
     scheduler: Scheduler,
     /// Of the model alone, and then with each adapter.
@@ -102,6 +104,7 @@ impl Worker {
             .map_err(|error| EngineError::Compute(format!("cannot start the engine thread: {error}")))?;
         Ok(Self {
             model,
+            sayable: Arc::new(TokenMask::sayable(&tokenizer)),
             tokenizer,
             kv_cache,
             scheduler: Scheduler::new(options),
@@ -173,6 +176,7 @@ impl Worker {
             reply: Reply::new(
                 self.tokenizer.clone(),
                 job.grammar,
+                self.sayable.clone(),
                 job.parser,
                 job.sampling,
                 job.stop,

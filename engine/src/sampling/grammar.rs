@@ -13,6 +13,7 @@ use llguidance::toktrie::{InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, Tok
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 
+use super::token_mask::TokenMask;
 use crate::chat::message::ToolSpec;
 use crate::chat::template::ToolCallStyle;
 use crate::error::EngineError;
@@ -27,20 +28,6 @@ pub struct GrammarCompiler {
 /// Where one reply stands in its grammar.
 pub struct Grammar {
     matcher: Matcher,
-}
-
-/// The tokens allowed next, one bit an id.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TokenMask {
-    /// Bit `id % 32` of word `id / 32`.
-    pub words: Vec<u32>,
-}
-
-impl TokenMask {
-    /// Whether `id` is allowed.
-    pub fn allows(&self, id: u32) -> bool {
-        self.words.get(id as usize / 32).is_some_and(|word| word >> (id % 32) & 1 == 1)
-    }
 }
 
 impl GrammarCompiler {

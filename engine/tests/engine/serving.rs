@@ -120,7 +120,6 @@ async fn check_drafts(request: GenerateRequest) -> usize {
 #[tokio::test]
 async fn drafts_change_no_greedy_reply() {
     let greedy = GenerateRequest { prompt: prompt(3, 50), ..GenerateRequest::chat(Vec::new(), 300) };
-    // A random model falls into a loop soon.
     let accepted = check_drafts(greedy).await;
     assert!(accepted > 10, "{accepted}");
 }
@@ -129,8 +128,8 @@ async fn drafts_change_no_greedy_reply() {
 async fn drafts_change_no_sampled_reply() {
     let mut accepted = 0;
     for seed in 1..6 {
-        let mut sampled = request(seed, 50, 200);
-        sampled.sampling.temperature = 0.3;
+        let mut sampled = request(seed, 50, 300);
+        sampled.sampling.temperature = 0.1;
         accepted += check_drafts(sampled).await;
     }
     assert!(accepted > 0);

@@ -122,6 +122,33 @@ async fn the_same_seed_gives_the_same_text() {
     assert_ne!(write(7).await, write(8).await);
 }
 
+/// Today's forward pass adds up in another order when a step has other rows, and the last digit can tip a close
+/// choice. Tiny f32 models pass the same test: see `serving`.
+#[ignore = "needs the new forward pass"]
+#[tokio::test]
+async fn the_same_seed_gives_the_same_text_alone_together_and_with_drafts() {
+    let Some(path) = model() else { return };
+    let requests: Vec<_> = (1..=8)
+        .map(|seed| {
+            let sampling = Sampling { temperature: 0.8, top_p: 0.95, seed, ..Sampling::default() };
+            let words = "long ".repeat(20 * seed as usize);
+            GenerateRequest { sampling, ..ask(&format!("Tell me a {words}story about a river."), 60) }
+        })
+        .collect();
+    let load = |speculate| {
+        Engine::load(EngineOptions { speculate, ..EngineOptions::new(&path) }).expect("the model loads")
+    };
+    let alone = load(false);
+    let together = load(true);
+    let mut generations = Vec::new();
+    for request in &requests {
+        generations.push(together.generate(request.clone()).await.expect("the request is fine"));
+    }
+    for (request, generation) in requests.into_iter().zip(generations) {
+        assert_eq!(collect(generation).await.text, answer(&alone, request).await.text);
+    }
+}
+
 #[tokio::test]
 async fn the_token_limit_ends_an_answer() {
     let Some(engine) = engine() else { return };
