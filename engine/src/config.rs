@@ -3,7 +3,37 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use crate::model::rope::RopeScaling;
+use crate::model::rope::{RopeScaling, YarnScaling};
+
+/// How the rotary frequencies are stretched, by as much as the context asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RopeStretch {
+    /// Every frequency alike.
+    Linear,
+    /// The base is raised: low frequencies more than high ones.
+    Ntk,
+    /// As `Ntk`, by what a session of the whole context needs.
+    Dynamic,
+    /// Low frequencies only, with a correction of the scores.
+    Yarn,
+}
+
+impl RopeStretch {
+    /// All of them, by the names that settings use.
+    pub const NAMES: [(&str, Self); 4] =
+        [("linear", Self::Linear), ("ntk", Self::Ntk), ("dynamic", Self::Dynamic), ("yarn", Self::Yarn)];
+
+    /// The scaling that takes a context of `trained` tokens to `context`.
+    pub(crate) fn scaling(self, trained: usize, context: usize) -> RopeScaling {
+        let factor = context as f32 / trained as f32;
+        match self {
+            Self::Linear => RopeScaling::Linear { factor },
+            Self::Ntk => RopeScaling::Ntk { factor },
+            Self::Dynamic => RopeScaling::DynamicNtk { factor: 1.0, original_context: trained },
+            Self::Yarn => RopeScaling::Yarn(YarnScaling::new(factor, trained)),
+        }
+    }
+}
 
 /// A LoRA adapter and what requests call it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +65,9 @@ pub struct EngineOptions {
     /// Tokens of context; `None` is the model's own, or what memory there is for. More than the model's own
     /// needs `rope_scaling`.
     pub context: Option<usize>,
-    /// How the rotary frequencies are stretched for a context above the model's own.
-    pub rope_scaling: Option<RopeScaling>,
+    /// How the rotary frequencies are stretched for a context above the model's own; without it such a context
+    /// is refused.
+    pub rope_scaling: Option<RopeStretch>,
     /// The adapters that requests may name.
     pub adapters: Vec<AdapterFolder>,
     /// Most tokens that one engine step computes; a longer prompt is prefilled in chunks.

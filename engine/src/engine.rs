@@ -59,6 +59,8 @@ pub struct ModelInfo {
     pub template: String,
     /// Where it computes: `cpu`, or the GPU's name.
     pub device: String,
+    /// What whoever asked for these options should know: a stretched context, and what it costs.
+    pub notes: Vec<String>,
 }
 
 /// A loaded model and the thread that runs it. Cheap to share by `Arc`; ends its thread when dropped.
@@ -109,7 +111,7 @@ impl Engine {
 
         let (device, device_name) = compute_device();
         let mut config = checkpoint.config()?;
-        extend_context(&options, &mut config)?;
+        let notes = extend_context(&options, &mut config)?;
         let adapters = open_adapters(&options, &config)?;
         let names = options.adapters.iter().map(|adapter| adapter.name.clone()).collect();
         let available = match &device {
@@ -140,6 +142,7 @@ impl Engine {
             vocabulary: tokenizer.vocabulary(),
             template: template.name().to_owned(),
             device: device_name,
+            notes,
         };
         let dealt = SchedulerOptions {
             num_blocks,
@@ -366,19 +369,15 @@ fn file_bytes(path: &Path) -> usize {
     std::fs::metadata(path).map_or(0, |file| usize::try_from(file.len()).unwrap_or(usize::MAX))
 }
 
-/// Stretches the context as the options ask.
-fn extend_context(options: &EngineOptions, config: &mut LlamaConfig) -> Result<(), EngineError> {
-    match (options.context, options.rope_scaling.clone()) {
-        (Some(asked), Some(scaling)) if asked > config.context => {
-            let warning = config.extend_context(asked, scaling)?;
-            tracing::warn!("{warning}");
-            Ok(())
+/// Stretches the context as the options ask. Gives what whoever asked should know.
+fn extend_context(options: &EngineOptions, config: &mut LlamaConfig) -> Result<Vec<String>, EngineError> {
+    match (options.context, options.rope_scaling) {
+        (Some(asked), Some(stretch)) if asked > config.context => {
+            let warning = config.extend_context(asked, stretch.scaling(config.context, asked))?;
+            let cost = asked as f64 * config.kv_bytes_per_token() as f64 / f64::from(1 << 20);
+            Ok(vec![warning, format!("the keys and values of {asked} tokens take {cost:.0} MiB")])
         }
-        (_, Some(scaling)) => Err(EngineError::InvalidRequest(format!(
-            "a rotary scaling ({scaling}) was asked for, but no context above the model's own {}",
-            config.context
-        ))),
-        (_, None) => Ok(()),
+        _ => Ok(Vec::new()),
     }
 }
 

@@ -48,6 +48,9 @@ pub struct GlobalFlags {
     /// The model: a name from the catalog or the configuration, or a path to a .gguf file
     #[arg(long, global = true, value_name = "NAME")]
     pub model: Option<String>,
+    /// Tokens of context of a local model; above the model's own they are stretched, which costs quality
+    #[arg(long, global = true, value_name = "TOKENS")]
+    pub context: Option<usize>,
     /// Where models, plugins and the journal are kept
     #[arg(long, global = true, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,

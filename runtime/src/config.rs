@@ -14,8 +14,10 @@ use serde::Serialize;
 
 use crate::cli::GlobalFlags;
 
+pub mod engine;
 pub mod file;
 
+use engine::EngineSettings;
 use file::{FileSettings, Scope};
 
 /// The model when nothing names one: small enough for any laptop.
@@ -36,6 +38,8 @@ pub struct Config {
     pub model: String,
     /// Remote models by the name that workflows use.
     pub models: BTreeMap<String, RemoteModel>,
+    /// How the model in this process is run.
+    pub engine: EngineSettings,
 }
 
 /// A model behind an OpenAI-compatible endpoint.
@@ -210,6 +214,7 @@ impl Config {
                 .or(user.model)
                 .unwrap_or_else(|| DEFAULT_MODEL.to_owned()),
             models: user.models,
+            engine: EngineSettings { context: flags.context.or(user.engine.context), ..user.engine },
         })
     }
 }

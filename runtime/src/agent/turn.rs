@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chaski_engine::{
-    FinishReason, GenerateRequest, Message, OutputFormat, Prompt, Sampling, ToolChoice, Usage,
+    FinishReason, GenerateRequest, Message, OutputFormat, Prompt, Sampling, SessionId, ToolChoice, Usage,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use self::answer::OutputCheck;
@@ -146,6 +146,8 @@ pub async fn work(
         task: transcript.messages.len().saturating_sub(1),
         transcript,
         place,
+        // A place is worked on by one agent at a time, and its turns begin alike.
+        session: SessionId::new(format!("{} {}", recorder.run(), json!(place))),
         recorder,
         output: OutputCheck::new(agent)?,
         deadline: Instant::now() + agent.limits.time,
@@ -165,6 +167,8 @@ struct Work<'a> {
     /// Index of the message that is worked on.
     task: usize,
     place: &'a Place,
+    /// Keeps the turns' KV blocks together.
+    session: SessionId,
     recorder: &'a Recorder,
     output: OutputCheck,
     deadline: Instant,
@@ -229,6 +233,7 @@ impl Work<'_> {
             output: self.agent.output.clone().map_or(OutputFormat::Text, OutputFormat::JsonSchema),
             sampling: self.agent.sampling.clone(),
             max_tokens: room.reply,
+            session: Some(self.session.clone()),
             ..GenerateRequest::chat(Vec::new(), room.reply)
         };
         let instructions = &self.agent.instructions;

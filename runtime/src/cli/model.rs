@@ -34,9 +34,6 @@ enum ModelCommand {
     Inspect {
         /// A name of the catalog or a path to a .gguf file; the configured model if absent
         name: Option<String>,
-        /// Tokens of context to reckon with
-        #[arg(long, default_value_t = 8192)]
-        context: usize,
     },
     /// Remove a model's file
     Remove {
@@ -69,7 +66,8 @@ pub async fn run(args: ModelArgs, config: &Config, global: &GlobalFlags) -> anyh
             }
         }
         ModelCommand::List => list(config, global),
-        ModelCommand::Inspect { name, context } => {
+        ModelCommand::Inspect { name } => {
+            let context = global.context.unwrap_or(8192);
             let name = name.or_else(|| global.model.clone()).unwrap_or_else(|| config.model.clone());
             inspect(config, global, &name, context)?
         }
@@ -129,7 +127,7 @@ fn inspect(config: &Config, global: &GlobalFlags, name: &str, context: usize) ->
         ));
     };
     let summary = chaski_engine::inspect::inspect(&local.weights)?;
-    let memory = summary.weight_bytes + (summary.kv_bytes_per_token * context.min(summary.context)) as u64;
+    let memory = summary.memory_bytes(context);
     if global.json {
         println!(
             "{}",
@@ -141,6 +139,7 @@ fn inspect(config: &Config, global: &GlobalFlags, name: &str, context: usize) ->
         summary.tensors.iter().map(|(format, count)| format!("{count} {format}")).collect();
     println!("file      {}", local.weights.display());
     println!("name      {}", summary.name.as_deref().unwrap_or("-"));
+    println!("format    {}, {:.2} billion weights", summary.format, summary.parameters as f64 / 1e9);
     println!("licence   {}", summary.licence.as_deref().unwrap_or("not stated in the file"));
     println!(
         "layers    {}, {} wide, {} heads on {} key heads",
@@ -148,11 +147,15 @@ fn inspect(config: &Config, global: &GlobalFlags, name: &str, context: usize) ->
     );
     println!("tensors   {} ({})", tensors.join(", "), bytes(summary.weight_bytes));
     println!("context   {} tokens, vocabulary {}", summary.context, summary.vocabulary);
+    println!("rotary    base {}, {}", summary.rope_theta, summary.rope_scaling);
     println!("template  {}", if summary.chat_template { "its own" } else { "built-in" });
     match &summary.stop_ids {
         Ok(ids) => println!("stops     {ids:?}"),
         Err(reason) => println!("stops     {reason}"),
     }
     println!("memory    {} with {} tokens of context", bytes(memory), context.min(summary.context));
+    if let Some(faults) = &summary.faults {
+        println!("faults    {faults}");
+    }
     Ok(())
 }

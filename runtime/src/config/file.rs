@@ -3,22 +3,30 @@
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use chaski_engine::config::RopeStretch;
+
+use super::engine::EngineSettings;
 use super::{ConfigError, RemoteModel};
 use crate::suggest::closest;
 
 /// Keys of the top level.
-const KEYS: [&str; 6] = ["model", "data_dir", "cache_dir", "models_dir", "plugins_dir", "models"];
+const KEYS: [&str; 7] = ["model", "data_dir", "cache_dir", "models_dir", "plugins_dir", "models", "engine"];
 
 /// The keys among them that a project may set.
 const PROJECT_KEYS: [&str; 1] = ["model"];
 
 /// Keys of a `[models.NAME]` table.
 const MODEL_KEYS: [&str; 4] = ["base_url", "model", "api_key_env", "context"];
+
+/// Keys of the `[engine]` table.
+const ENGINE_KEYS: [&str; 7] =
+    ["context", "rope_scaling", "threads", "kv_tokens", "kv_disk", "speculate", "adapters"];
 
 /// The variable that holds the key of a remote model unless its table names another.
 const DEFAULT_KEY_VARIABLE: &str = "OPENAI_API_KEY";
@@ -50,6 +58,8 @@ pub struct FileSettings {
     pub plugins_dir: Option<PathBuf>,
     /// Remote models by name.
     pub models: BTreeMap<String, RemoteModel>,
+    /// The `[engine]` table.
+    pub engine: EngineSettings,
 }
 
 impl FileSettings {
@@ -111,6 +121,7 @@ impl Reader<'_> {
                 "cache_dir" => settings.cache_dir = Some(self.folder(name, value)?),
                 "models_dir" => settings.models_dir = Some(self.folder(name, value)?),
                 "plugins_dir" => settings.plugins_dir = Some(self.folder(name, value)?),
+                "engine" => settings.engine = self.engine(value)?,
                 _ => settings.models = self.models(value)?,
             }
         }
@@ -159,6 +170,64 @@ impl Reader<'_> {
             api_key_env: api_key_env.unwrap_or_else(|| DEFAULT_KEY_VARIABLE.to_owned()),
             context,
         })
+    }
+
+    fn engine(&self, value: &Spanned<DeValue<'_>>) -> Result<EngineSettings, ConfigError> {
+        let table =
+            value.get_ref().as_table().ok_or_else(|| self.wrong("engine", value, "must be a table"))?;
+        let mut settings = EngineSettings::default();
+        for (key, value) in table {
+            let field = key.get_ref().as_ref();
+            let full = format!("engine.{field}");
+            match field {
+                "context" => settings.context = Some(self.count(&full, value)?),
+                "kv_tokens" => settings.kv_tokens = Some(self.count(&full, value)?),
+                "threads" => settings.threads = NonZeroUsize::new(self.count(&full, value)?),
+                "kv_disk" => settings.kv_disk = Some(self.size(&full, value)?),
+                "rope_scaling" => settings.rope_scaling = Some(self.rope_stretch(&full, value)?),
+                "speculate" => {
+                    let flag = value.get_ref().as_bool();
+                    settings.speculate =
+                        Some(flag.ok_or_else(|| self.wrong(&full, value, "must be true or false"))?);
+                }
+                "adapters" => {
+                    let folders = value.get_ref().as_table();
+                    let folders =
+                        folders.ok_or_else(|| self.wrong(&full, value, "must be a table of folders"))?;
+                    for (name, folder) in folders {
+                        let name = name.get_ref().to_string();
+                        let folder = self.folder(&format!("{full}.{name}"), folder)?;
+                        settings.adapters.insert(name, folder);
+                    }
+                }
+                _ => return Err(self.unknown(key.span().start, "engine.", field, &ENGINE_KEYS)),
+            }
+        }
+        Ok(settings)
+    }
+
+    fn rope_stretch(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<RopeStretch, ConfigError> {
+        let text = self.text_of(key, value)?;
+        let found = RopeStretch::NAMES.iter().find(|(name, _)| *name == text);
+        found.map(|(_, stretch)| *stretch).ok_or_else(|| {
+            let names: Vec<String> = RopeStretch::NAMES.iter().map(|(name, _)| format!("`{name}`")).collect();
+            self.wrong(key, value, &format!("is `{text}`; known are {}", names.join(", ")))
+        })
+    }
+
+    /// `512MiB`, `4GiB`.
+    fn size(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<u64, ConfigError> {
+        let text = self.text_of(key, value)?;
+        let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+        let unit = match &text[digits.len()..] {
+            "KiB" => Some(1u64 << 10),
+            "MiB" => Some(1 << 20),
+            "GiB" => Some(1 << 30),
+            _ => None,
+        };
+        let size = unit.and_then(|unit| digits.trim().parse::<u64>().ok()?.checked_mul(unit));
+        size.filter(|size| *size > 0)
+            .ok_or_else(|| self.wrong(key, value, "must be a size with its unit, like `512MiB` or `4GiB`"))
     }
 
     fn text_of(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<String, ConfigError> {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use chaski_engine::{Engine, EngineOptions};
+use chaski_engine::Engine;
 
 use crate::agent::engine_model::EngineModel;
 use crate::agent::model::ChatModel;
@@ -33,8 +33,11 @@ pub async fn model(config: &Config, name: &str, progress: bool) -> anyhow::Resul
         return Ok(Arc::new(OpenAiModel::from_config(name, remote)?));
     }
     let local = store::ensure(config, name, progress).await?;
-    let options = EngineOptions::new(local.weights);
+    let options = config.engine.options(&local.weights, &config.cache_dir);
     let engine = tokio::task::spawn_blocking(move || Engine::load(options)).await??;
+    for note in engine.info().notes.iter().filter(|_| progress) {
+        eprintln!("note: {note}");
+    }
     Ok(Arc::new(EngineModel { name: local.name, engine: Arc::new(engine) }))
 }
 
