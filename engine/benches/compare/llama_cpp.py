@@ -43,11 +43,26 @@ SERVER_START = 600
 
 
 def prepare(cache, venv):
-    """Builds the programs below `cache` with the tools of `venv`, if they are not there; returns their folder."""
+    """Builds the programs below `cache` with the tools of `venv`, if they are not there; returns their folder. A
+    build that was broken off goes on where it was."""
     folder = cache / f"llama.cpp-{VERSION}"
     done = folder / "complete"
-    if done.exists():
-        return folder / "build" / "bin"
+    if not folder.exists():
+        unpack(cache, venv, folder)
+    if not done.exists():
+        environment = {**os.environ, "PATH": f"{venv / 'bin'}:{os.environ['PATH']}"}
+        defines = [f"-D{name}={value}" for name, value in OPTIONS.items()]
+        with open(cache / "llama.cpp-build.log", "w") as log:
+            for command in (["cmake", "-G", "Ninja", "-B", "build", *defines], ["ninja", "-C", "build", *PROGRAMS]):
+                built = subprocess.run(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
+                if built.returncode:
+                    raise SystemExit(f"error: llama.cpp does not build; see `{log.name}`")
+        done.touch()
+    return folder / "build" / "bin"
+
+
+def unpack(cache, venv, folder):
+    """Puts the sources into `folder`: whole and mended, or not at all."""
     sdist = cache / f"llama_cpp_python-{VERSION}.tar.gz"
     if not sdist.exists():
         package = f"llama-cpp-python=={VERSION}"
@@ -56,25 +71,16 @@ def prepare(cache, venv):
     digest = hashlib.sha256(sdist.read_bytes()).hexdigest()
     if digest != SDIST_SHA256:
         raise SystemExit(f"error: `{sdist}` has the digest {digest}, {SDIST_SHA256} is expected")
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(cache / "unpacked", ignore_errors=True)
     with tarfile.open(sdist) as archive:
         archive.extractall(cache / "unpacked", filter="data")
-    (cache / "unpacked" / f"llama_cpp_python-{VERSION}" / "vendor" / "llama.cpp").rename(folder)
-    shutil.rmtree(cache / "unpacked")
-    source = (folder / AMX_FILE).read_text()
-    if AMX_CALL not in source:
+    sources = cache / "unpacked" / f"llama_cpp_python-{VERSION}" / "vendor" / "llama.cpp"
+    text = (sources / AMX_FILE).read_text()
+    if AMX_CALL not in text:
         raise SystemExit(f"error: `{AMX_FILE}` does not call `_tile_loadconfig` as it did")
-    (folder / AMX_FILE).write_text(source.replace(AMX_CALL, AMX_PIN + AMX_CALL))
-
-    environment = {**os.environ, "PATH": f"{venv / 'bin'}:{os.environ['PATH']}"}
-    defines = [f"-D{name}={value}" for name, value in OPTIONS.items()]
-    with open(cache / "llama.cpp-build.log", "w") as log:
-        for command in (["cmake", "-G", "Ninja", "-B", "build", *defines], ["ninja", "-C", "build", *PROGRAMS]):
-            built = subprocess.run(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
-            if built.returncode:
-                raise SystemExit(f"error: llama.cpp does not build; see `{log.name}`")
-    done.touch()
-    return folder / "build" / "bin"
+    (sources / AMX_FILE).write_text(text.replace(AMX_CALL, AMX_PIN + AMX_CALL))
+    sources.rename(folder)
+    shutil.rmtree(cache / "unpacked")
 
 
 def version(programs):
