@@ -67,6 +67,7 @@ pub(super) struct Worker {
     tokenizer: Arc<Tokenizer>,
     sayable: Arc<TokenMask>,
     kv_cache: KvCache,
+    options: SchedulerOptions,
     scheduler: Scheduler,
     /// Of the model alone, and then with each adapter.
     cache_keys: Vec<CacheKey>,
@@ -107,6 +108,7 @@ impl Worker {
             sayable: Arc::new(TokenMask::sayable(&tokenizer)),
             tokenizer,
             kv_cache,
+            options,
             scheduler: Scheduler::new(options),
             cache_keys,
             store,
@@ -124,7 +126,8 @@ impl Worker {
             while let Ok(command) = inbox.try_recv() {
                 self.take(command);
             }
-            if self.step() {
+            let worked = catch_unwind(AssertUnwindSafe(|| self.step()));
+            if worked.unwrap_or_else(|_| self.start_over()) {
                 continue;
             }
             match self.wait(&mut inbox, open) {
@@ -304,6 +307,16 @@ impl Worker {
             self.unread.extend(self.tasks.remove(&part.id).and_then(|task| task.fail(error.clone())));
         }
         self.scheduler.forget_blocks();
+    }
+
+    /// Ends all requests after a panic outside of the model and of any one request: nobody knows what is still
+    /// right. The engine goes on with an empty cache.
+    fn start_over(&mut self) -> bool {
+        self.scheduler = Scheduler::new(self.options);
+        for (_, task) in self.tasks.drain() {
+            self.unread.extend(task.fail(bug("all requests")));
+        }
+        true
     }
 
     /// Waits for a command, or for a reader that is behind.

@@ -115,6 +115,18 @@ fn a_panic_in_one_request_ends_it_alone() {
 }
 
 #[test]
+fn starting_over_tells_everyone_and_goes_on() {
+    let mut worker = worker();
+    let told = [ask(&mut worker, vec![1; 20]), ask(&mut worker, vec![2; 20]), ask(&mut worker, vec![3; 20])];
+    assert!(worker.step());
+    worker.start_over();
+    let next = ask(&mut worker, vec![1; 20]);
+    run(&mut worker);
+    assert!(told.into_iter().all(|events| matches!(end(events), Err(EngineError::Compute(_)))));
+    assert!(end(next).is_ok());
+}
+
+#[test]
 fn a_reader_that_goes_away_ends_its_request_before_the_next_step() {
     let mut worker = worker();
     let gone = ask(&mut worker, vec![1; 20]);
