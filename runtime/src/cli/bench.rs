@@ -54,6 +54,9 @@ pub struct BenchArgs {
     /// Processors to use; all if absent
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    /// Guess at tokens, as outside of measurements: how fast that is depends on how often a text repeats itself
+    #[arg(long)]
+    speculate: bool,
     /// Seed of the random prompts
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -167,6 +170,7 @@ fn check(args: &BenchArgs) -> anyhow::Result<()> {
 async fn load(args: &BenchArgs, weights: &Path, results: &mut Vec<BenchResult>) -> anyhow::Result<Engine> {
     let mut options = EngineOptions::new(weights);
     options.context = Some(context(args));
+    options.speculate = args.speculate;
     let mut engine = None;
     let once = async || {
         drop(engine.take()); // two at once would need twice the memory
