@@ -5,22 +5,25 @@
 //! Weights that a file keeps as floating-point numbers stay so ([`float`]).
 //! Each kernel exists in a portable form, which is the specification, and in forms for wider machines that
 //! [`cpu`] picks at run time. All give the same numbers up to the order of f32 sums.
+//!
+//! What takes an instruction set is for this crate alone: a set that the processor does not have must not be
+//! called, and only [`cpu`] knows.
 
 #![allow(unsafe_code)] // see the module docs: this folder is where it lives
 #![allow(clippy::needless_range_loop)] // one index walks several arrays at once
 
-pub mod threads;
-pub mod simd;
-pub mod rows;
+pub(crate) mod threads;
+pub(crate) mod simd;
+pub(crate) mod rows;
 mod parallel;
 pub mod packed;
 pub mod float;
-pub mod activations;
-pub mod cpu;
+pub(crate) mod activations;
+pub(crate) mod cpu;
 pub mod matrix;
-pub mod matmul;
-pub mod linear;
-pub mod attention;
-pub mod project;
-pub mod paged;
+pub(crate) mod matmul;
+pub(crate) mod linear;
+pub(crate) mod attention;
+pub(crate) mod project;
+pub(crate) mod paged;
 pub mod cuda;

@@ -69,6 +69,7 @@ impl InstructionSet {
     }
 
     /// The sets that this processor has, weakest first.
+    #[cfg(test)]
     pub fn all() -> impl Iterator<Item = Self> {
         [Self::Portable, Self::Avx2, Self::Avx512Vnni].into_iter().filter(|set| *set <= Self::strongest())
     }

@@ -201,7 +201,7 @@ pub const MAX_TOKENS: usize = 12;
 /// # Panics
 /// When `input` does not hold these tokens, the matrix has no such panel, or `out` has more than
 /// [`MAX_TOKENS`]: a bug in the forward pass.
-pub fn panel(
+pub(crate) fn panel(
     set: InstructionSet,
     weights: &FloatMatrix,
     index: usize,
