@@ -48,13 +48,13 @@ fn a_missing_model_is_named_with_the_closest() {
 }
 
 #[test]
-fn a_model_that_cannot_be_run_yet_says_so() {
+fn a_model_that_cannot_be_fetched_says_so() {
     let chaski = Chaski::new();
     check(
         &chaski,
         &["model", "pull", "llama-3-8b-instruct-gptq"],
         2,
-        "error: model `llama-3-8b-instruct-gptq` cannot be run by this version: it needs the GPTQ loader\n\
+        "error: model `llama-3-8b-instruct-gptq` cannot be fetched: it needs its folder: fetch it yourself and name the path\n\
          hint: `chaski model list` shows which models run here\n",
     );
 }

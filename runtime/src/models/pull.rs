@@ -34,7 +34,7 @@ pub enum PullError {
         suggestion: Option<String>,
     },
     /// The engine cannot run it yet.
-    #[error("model `{name}` cannot be run by this version: it needs {needs}")]
+    #[error("model `{name}` cannot be fetched: it needs {needs}")]
     NotRunnable {
         /// The model.
         name: String,
