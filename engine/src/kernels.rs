@@ -16,6 +16,7 @@ pub(crate) mod threads;
 pub(crate) mod simd;
 pub(crate) mod rows;
 mod parallel;
+mod lines;
 pub mod packed;
 pub mod float;
 pub(crate) mod activations;

@@ -9,7 +9,8 @@
 mod dot;
 
 use super::cpu::InstructionSet;
-use super::packed::{Line, PANEL_ROWS};
+use super::lines::{Line, Lines};
+use super::packed::PANEL_ROWS;
 use super::parallel::fill_panels;
 use crate::error::EngineError;
 
@@ -52,7 +53,7 @@ pub struct FloatMatrix {
     columns: usize,
     kind: FloatKind,
     /// (panels, columns, 16), each panel from the start of a line; the last panel is filled up with zeros.
-    values: Vec<Line>,
+    values: Lines,
 }
 
 impl FloatMatrix {
@@ -93,7 +94,7 @@ impl FloatMatrix {
         }
         let panels = rows.div_ceil(PANEL_ROWS);
         let lines = panel_lines(kind, columns);
-        let mut values = vec![Line([0; 64]); panels * lines];
+        let mut values = Lines::zeroed(panels * lines);
         fill_panels(values.chunks_exact_mut(lines).enumerate(), rows * columns, |(panel, lines)| {
             let row_bytes = columns * kind.size();
             let row = |lane: usize| match panel * PANEL_ROWS + lane {

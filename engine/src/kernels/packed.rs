@@ -13,6 +13,7 @@
 use candle_core::quantized::GgmlDType;
 use half::f16;
 
+use super::lines::{Line, Lines};
 use super::parallel::fill_panels;
 use crate::error::EngineError;
 
@@ -104,17 +105,12 @@ impl Encoding {
     }
 }
 
-/// A cache line, so that buffers of them are aligned for 64-byte loads.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-pub(super) struct Line(pub(super) [u8; 64]);
-
 /// A weight matrix, `rows` × `columns`, in panels.
 pub struct PackedMatrix {
     rows: usize,
     columns: usize,
     encoding: Encoding,
-    quants: Vec<Line>,
+    quants: Lines,
     /// (panels, blocks, scales a block, 16)
     scales: Vec<f16>,
     /// (panels, blocks, 16), or empty.
@@ -163,7 +159,7 @@ impl PackedMatrix {
         let lines = blocks * encoding.block_bytes() / 64;
         let panel_scales = blocks * encoding.scales() * PANEL_ROWS;
         let panel_mins = if encoding.has_min() { blocks * PANEL_ROWS } else { 0 };
-        let mut quants = vec![Line([0; 64]); panels * lines];
+        let mut quants = Lines::zeroed(panels * lines);
         let mut scales = vec![f16::ZERO; panels * panel_scales];
         let mut mins = vec![f16::ZERO; panels * panel_mins];
 

@@ -27,6 +27,9 @@ pub struct GgufFile {
     content: Content,
     // Reading moves the file's position; the lock keeps two readers apart.
     reader: Mutex<BufReader<File>>,
+    /// The memory that matrices are read into, kept because the system clears fresh memory: for a large model
+    /// that takes as long as reading it.
+    buffer: Mutex<Vec<u8>>,
 }
 
 impl GgufFile {
@@ -48,7 +51,7 @@ impl GgufFile {
         header::check(&mut reader).map_err(&unusable)?;
         reader.rewind().map_err(unreadable)?;
         let content = Content::read(&mut reader).map_err(|error| unusable(first_line(&error)))?;
-        Ok(Self { path: path.to_owned(), content, reader: Mutex::new(reader) })
+        Ok(Self { path: path.to_owned(), content, reader: Mutex::new(reader), buffer: Mutex::default() })
     }
 
     /// The file.
@@ -111,7 +114,8 @@ impl GgufFile {
                 "tensor `{name}` is {format:?} of shape {shape:?}, not a vector of floats"
             )));
         };
-        let bytes = self.bytes(name)?;
+        let mut bytes = Vec::new();
+        self.read_into(name, &mut bytes)?;
         Ok(bytes.chunks_exact(kind.size()).map(|value| kind.value(value)).collect())
     }
 
@@ -121,7 +125,8 @@ impl GgufFile {
         if let Some(fault) = self.tensor_fault(name, &[rows, columns]) {
             return Err(self.unusable(fault));
         }
-        let bytes = self.bytes(name)?;
+        let mut bytes = self.buffer.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        self.read_into(name, &mut bytes)?;
         let matrix = match float_kind(format) {
             Some(kind) => FloatMatrix::from_rows(&bytes, kind, rows, columns).map(Matrix::Float),
             None => PackedMatrix::from_gguf(&bytes, format, rows, columns).map(Matrix::Packed),
@@ -143,19 +148,21 @@ impl GgufFile {
         self.tensor_info(name).ok_or_else(|| self.unusable(format!("tensor `{name}` is missing")))
     }
 
-    /// The bytes of tensor `name` as they are stored; opening has checked that they lie inside the file.
-    fn bytes(&self, name: &str) -> Result<Vec<u8>, EngineError> {
+    /// Reads the bytes of tensor `name` as they are stored in place of what `bytes` held; opening has checked that
+    /// they lie inside the file.
+    fn read_into(&self, name: &str, bytes: &mut Vec<u8>) -> Result<(), EngineError> {
         let (shape, format) = self.known(name)?;
         let length = shape.iter().product::<usize>() / format.block_size() * format.type_size();
         let start = self.content.tensor_data_offset + self.content.tensor_infos[name].offset;
         let mut reader = self.reader.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let mut bytes = Vec::with_capacity(length);
+        bytes.clear();
+        bytes.reserve_exact(length);
         reader
             .seek(SeekFrom::Start(start))
-            .and_then(|_| reader.by_ref().take(length as u64).read_to_end(&mut bytes))
+            .and_then(|_| reader.by_ref().take(length as u64).read_to_end(bytes))
             .map_err(|error| EngineError::Read { path: self.path.clone(), reason: error.to_string() })?;
         match bytes.len() == length {
-            true => Ok(bytes),
+            true => Ok(()),
             false => Err(self.unusable(format!("tensor `{name}` was cut off after the file was opened"))),
         }
     }
