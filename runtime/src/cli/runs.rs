@@ -74,7 +74,7 @@ fn list(runs: &[RunSummary], global: &GlobalFlags) {
 }
 
 fn state(run: &RunSummary) -> String {
-    run.state.map_or_else(|| "unfinished".to_owned(), |state| format!("{state:?}").to_lowercase())
+    run.state.map_or_else(|| "unfinished".to_owned(), |state| state.to_string())
 }
 
 fn show(summary: &RunSummary, entries: &[JournalEntry], global: &GlobalFlags) {
@@ -134,7 +134,7 @@ fn line(event: &RunEvent) -> String {
             format!("{} → {} {}", at(place), call.name, one_line(&call.arguments.to_string()))
         }
         RunEvent::ToolAnswered { place, tool, outcome, text, seconds, .. } => {
-            format!("{} ← {tool} {outcome:?} in {:.1} ms: {}", at(place), seconds * 1000.0, one_line(text))
+            format!("{} ← {tool} {outcome} in {:.1} ms: {}", at(place), seconds * 1000.0, one_line(text))
         }
         RunEvent::Notice { place, message } => {
             format!(
@@ -144,11 +144,11 @@ fn line(event: &RunEvent) -> String {
         }
         RunEvent::StepFinished { place, state, error, .. } => {
             let error = error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
-            format!("{} {state:?}{error}", at(place))
+            format!("{} {state}{error}", at(place))
         }
         RunEvent::RunFinished { state, outputs, error } => {
             let error = error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
-            format!("run {state:?}{error} {}", one_line(&outputs.to_string()))
+            format!("run {state}{error} {}", one_line(&outputs.to_string()))
         }
     }
 }
