@@ -15,7 +15,7 @@ mod outbox;
 mod task;
 mod worker;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -115,7 +115,9 @@ impl Engine {
         let adapters = open_adapters(&options, &config)?;
         let names = options.adapters.iter().map(|adapter| adapter.name.clone()).collect();
         let available = match &device {
-            Device::Cpu => memory::available(file_bytes(&options.model)),
+            Device::Cpu => {
+                memory::available(usize::try_from(checkpoint.loaded_bytes(&config)).unwrap_or(usize::MAX))
+            }
             _ => None,
         };
         let MemoryPlan { context, num_blocks } =
@@ -362,11 +364,6 @@ fn check(request: &GenerateRequest) -> Result<(), EngineError> {
         }
         _ => Ok(()),
     }
-}
-
-/// The size of a file that could be opened a moment ago.
-fn file_bytes(path: &Path) -> usize {
-    std::fs::metadata(path).map_or(0, |file| usize::try_from(file.len()).unwrap_or(usize::MAX))
 }
 
 /// Stretches the context as the options ask. Gives what whoever asked should know.
