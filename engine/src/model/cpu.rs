@@ -145,19 +145,37 @@ impl CpuLlama {
                 block: sequence.block_table[position / BLOCK_TOKENS].index(),
             }));
         }
+        let blocks = std::mem::take(&mut memory.blocks);
+        let mut spans = Vec::with_capacity(batch.sequences.len());
+        let (mut first_row, mut rest) = (0, &blocks[..]);
+        for sequence in &batch.sequences {
+            let (tokens, position) = (sequence.tokens.len(), sequence.position);
+            let (blocks, others) = rest.split_at(sequence.block_table.len());
+            spans.push(Span { first_row, tokens, position, blocks });
+            first_row += tokens;
+            rest = others;
+        }
         for layer in 0..self.weights.layers.len() {
-            self.attention(layer, batch, cache, memory);
+            self.attention(layer, batch, &spans, cache, memory);
             self.feed_forward(layer, batch, memory);
         }
+        memory.blocks = blocks;
         self.logits(batch, memory)
     }
 
     /// `x += attention(norm(x))`
-    fn attention(&mut self, layer: usize, batch: &ScheduledBatch, cache: &mut CpuCache, memory: &mut Memory) {
+    fn attention(
+        &mut self,
+        layer: usize,
+        batch: &ScheduledBatch,
+        spans: &[Span<'_>],
+        cache: &mut CpuCache,
+        memory: &mut Memory,
+    ) {
         let Self { weights, adapters, angles, heads, set, pool, .. } = self;
         let (set, heads, eps) = (*set, *heads, self.eps);
         let Layer { attention_norm, query, key, value, attention_output, .. } = &weights.layers[layer];
-        let Memory { x, normed, queries, attended, rounded, beside, attention, places, blocks, .. } = memory;
+        let Memory { x, normed, queries, attended, rounded, beside, attention, places, .. } = memory;
         let tokens = places.len();
         normed.resize(x.len(), 0.0);
         rms_norm_rows(set, pool, x, attention_norm, eps, normed);
@@ -172,17 +190,8 @@ impl CpuLlama {
         };
         project(set, pool, heads, &projection, places, queries, cache.layer_mut(layer));
 
-        let mut spans = Vec::with_capacity(batch.sequences.len());
-        let (mut first_row, mut table) = (0, 0);
-        for sequence in &batch.sequences {
-            let (tokens, length) = (sequence.tokens.len(), sequence.block_table.len());
-            let blocks = &blocks[table..table + length];
-            spans.push(Span { first_row, tokens, position: sequence.position, blocks });
-            first_row += tokens;
-            table += length;
-        }
         attended.resize(queries.len(), 0.0);
-        attend_step(set, pool, heads, &spans, cache.layer(layer), queries, attention, attended);
+        attend_step(set, pool, heads, spans, cache.layer(layer), queries, attention, attended);
 
         let [input] = rounded.inputs(set, pool, attended, [attention_output]);
         let targets = [Target::AttentionOutput];
