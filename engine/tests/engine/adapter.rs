@@ -13,15 +13,7 @@ use serde_json::{Value, json};
 const RANK: usize = 4;
 
 fn shape() -> Shape {
-    Shape {
-        hidden: 32,
-        feed_forward: 64,
-        layers: 2,
-        heads: 2,
-        kv_heads: 1,
-        vocabulary: 40,
-        ..Shape::default()
-    }
+    Shape::small(2)
 }
 
 fn config() -> LlamaConfig {

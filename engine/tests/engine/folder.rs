@@ -5,7 +5,9 @@
 use std::fs;
 use std::path::Path;
 
-use candle_core::Device;
+use candle_core::{DType, Device};
+use candle_nn::VarBuilder;
+use candle_transformers::models::llama;
 use serde_json::{Value, json};
 
 use crate::tiny::{Shape, TinyModel};
@@ -119,6 +121,21 @@ impl TinyFolder {
         }
         folder.config["quantization_config"] = scheme.config();
         folder
+    }
+
+    /// What candle's own Llama makes of the files: the logits after the last of `ids`.
+    pub fn stock_logits(&self, ids: &[u32]) -> Vec<f32> {
+        let tensors = self.tensors.iter().map(|tensor| {
+            let loaded = candle_core::Tensor::from_vec(floats(tensor), &tensor.shape[..], &Device::Cpu);
+            (tensor.name.clone(), loaded.unwrap())
+        });
+        let config: llama::LlamaConfig = serde_json::from_value(self.config.clone()).unwrap();
+        let config = config.into_config(false);
+        let weights = VarBuilder::from_tensors(tensors.collect(), DType::F32, &Device::Cpu);
+        let mut cache = llama::Cache::new(false, DType::F32, &config, &Device::Cpu).unwrap();
+        let stock = llama::Llama::load(weights, &config).unwrap();
+        let ids = candle_core::Tensor::new(ids, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+        stock.forward(&ids, 0, &mut cache).unwrap().flatten_all().unwrap().to_vec1().unwrap()
     }
 
     pub fn tensor(&self, name: &str) -> &Tensor {

@@ -1,12 +1,10 @@
 //! The same model from files of another kind gives the same logits.
 
-use crate::folder::{Scheme, Tensor, TinyFolder, floats};
+use crate::folder::{Scheme, Tensor, TinyFolder};
 use crate::parity::{batch, difference, rows};
 use crate::tiny::{Shape, TinyModel};
+use candle_core::Device;
 use candle_core::quantized::GgmlDType;
-use candle_core::{DType, Device};
-use candle_nn::VarBuilder;
-use candle_transformers::models::llama;
 use chaski_engine::model::{Checkpoint, Model};
 use chaski_engine::scheduler::batch::LogitsWanted;
 use serde_json::{Value, json};
@@ -32,21 +30,6 @@ fn folder_logits(model: &TinyFolder) -> Vec<f32> {
     logits(folder.path())
 }
 
-/// What candle's own Llama makes of the files.
-fn stock_logits(model: &TinyFolder) -> Vec<f32> {
-    let tensors = model.tensors.iter().map(|tensor| {
-        let loaded = candle_core::Tensor::from_vec(floats(tensor), &tensor.shape[..], &Device::Cpu);
-        (tensor.name.clone(), loaded.unwrap())
-    });
-    let config: llama::LlamaConfig = serde_json::from_value(model.config.clone()).unwrap();
-    let config = config.into_config(false);
-    let weights = VarBuilder::from_tensors(tensors.collect(), DType::F32, &Device::Cpu);
-    let mut cache = llama::Cache::new(false, DType::F32, &config, &Device::Cpu).unwrap();
-    let stock = llama::Llama::load(weights, &config).unwrap();
-    let ids = candle_core::Tensor::new(tokens(), &Device::Cpu).unwrap().unsqueeze(0).unwrap();
-    stock.forward(&ids, 0, &mut cache).unwrap().flatten_all().unwrap().to_vec1().unwrap()
-}
-
 #[test]
 fn a_folder_gives_the_same_bits_as_a_gguf_file() {
     let shape = Shape { format: GgmlDType::F32, ..Shape::default() };
@@ -62,7 +45,7 @@ fn check_scaling(rope_scaling: Value) {
     let mut model = TinyFolder::new(&Shape::default());
     model.config["rope_scaling"] = rope_scaling;
     let ours = folder_logits(&model);
-    let apart = difference(&ours[(TOKENS - 1) * 96..], &stock_logits(&model));
+    let apart = difference(&ours[(TOKENS - 1) * 96..], &model.stock_logits(&tokens()));
     assert!(apart < 2e-3, "{} apart", apart);
 }
 

@@ -20,15 +20,7 @@ use serde_json::{Value, json};
 const MAX_GROWTH: u64 = 16 << 30;
 
 fn small() -> Shape {
-    Shape {
-        hidden: 32,
-        feed_forward: 64,
-        layers: 1,
-        heads: 2,
-        kv_heads: 1,
-        vocabulary: 40,
-        ..Shape::default()
-    }
+    Shape::small(1)
 }
 
 /// Reads everything that the forward pass would.

@@ -15,15 +15,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use tempfile::TempDir;
 
 fn small() -> Shape {
-    Shape {
-        hidden: 32,
-        feed_forward: 64,
-        layers: 1,
-        heads: 2,
-        kv_heads: 1,
-        vocabulary: 40,
-        ..Shape::default()
-    }
+    Shape::small(1)
 }
 
 /// The bytes of a good file, and a folder to write bad ones to.

@@ -11,15 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 fn small() -> Shape {
-    Shape {
-        hidden: 32,
-        feed_forward: 64,
-        layers: 2,
-        heads: 2,
-        kv_heads: 1,
-        vocabulary: 40,
-        ..Shape::default()
-    }
+    Shape::small(2)
 }
 
 fn written(model: &TinyFolder) -> TempDir {
@@ -112,23 +104,13 @@ fn a_folder_holds_the_same_model_as_a_gguf_file() {
 /// the two orders that the test above holds against each other are the real ones.
 #[test]
 fn the_orders_of_rows_are_those_of_the_stock_models() {
-    use candle_core::{DType, Device};
-    use candle_nn::VarBuilder;
-    use candle_transformers::models::{llama, quantized_llama};
+    use candle_core::Device;
+    use candle_transformers::models::quantized_llama;
 
     let ids: Vec<u32> = (0..20).map(|index| index * 7 % 40).collect();
-    let ids = candle_core::Tensor::new(ids, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
     let shape = Shape { format: GgmlDType::F32, ..small() };
     let model = TinyFolder::new(&shape);
-    let tensors = model.tensors.iter().map(|tensor| {
-        let loaded = candle_core::Tensor::from_vec(floats(tensor), &tensor.shape[..], &Device::Cpu);
-        (tensor.name.clone(), loaded.unwrap())
-    });
-    let config: llama::LlamaConfig = serde_json::from_value(model.config.clone()).unwrap();
-    let config = config.into_config(false);
-    let weights = VarBuilder::from_tensors(tensors.collect(), DType::F32, &Device::Cpu);
-    let mut cache = llama::Cache::new(false, DType::F32, &config, &Device::Cpu).unwrap();
-    let theirs = llama::Llama::load(weights, &config).unwrap().forward(&ids, 0, &mut cache).unwrap();
+    let theirs = model.stock_logits(&ids);
 
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
@@ -136,10 +118,9 @@ fn the_orders_of_rows_are_those_of_the_stock_models() {
     let mut reader = fs::File::open(&path).unwrap();
     let content = gguf_file::Content::read(&mut reader).unwrap();
     let mut oracle = quantized_llama::ModelWeights::from_gguf(content, &mut reader, &Device::Cpu).unwrap();
-    let expected = oracle.forward(&ids, 0).unwrap();
-
-    let flat = |logits: candle_core::Tensor| logits.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    for (found, expected) in flat(theirs).iter().zip(flat(expected)) {
+    let ids = candle_core::Tensor::new(ids, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+    let expected = oracle.forward(&ids, 0).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    for (found, expected) in theirs.iter().zip(expected) {
         assert!((found - expected).abs() < 1e-3, "{found} is not {expected}");
     }
 }

@@ -43,6 +43,21 @@ impl Default for Shape {
     }
 }
 
+impl Shape {
+    /// For tests that care about files, not about numbers.
+    pub fn small(layers: usize) -> Self {
+        Self {
+            hidden: 32,
+            feed_forward: 64,
+            layers,
+            heads: 2,
+            kv_heads: 1,
+            vocabulary: 40,
+            ..Self::default()
+        }
+    }
+}
+
 /// A model file's parts, to be changed before they are written.
 pub struct TinyModel {
     pub metadata: Vec<(String, Value)>,

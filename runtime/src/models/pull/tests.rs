@@ -38,7 +38,7 @@ fn model(sha256: Option<String>, source: Source) -> CatalogModel {
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    crate::digest::sha256_hex(bytes)
 }
 
 fn names(folder: &Path) -> Vec<String> {
