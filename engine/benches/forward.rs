@@ -8,6 +8,7 @@ use std::num::NonZeroUsize;
 use std::time::Instant;
 
 use candle_core::Device;
+use chaski_engine::config::KvFormat;
 use chaski_engine::model::{Checkpoint, KvCache, Model};
 use chaski_engine::scheduler::BLOCK_TOKENS;
 use chaski_engine::scheduler::batch::{LogitsWanted, ScheduledBatch, ScheduledSequence};
@@ -37,7 +38,7 @@ fn main() {
         Model::load(&checkpoint, checkpoint.config().unwrap(), CONTEXT, Vec::new(), &Device::Cpu, threads)
             .expect("a model");
     println!("load {:.2} s", started.elapsed().as_secs_f64());
-    let cache = model.new_kv_cache(8 * CONTEXT / BLOCK_TOKENS).expect("a cache");
+    let cache = model.new_kv_cache(8 * CONTEXT / BLOCK_TOKENS, KvFormat::F16).expect("a cache");
     let mut bench = Bench { model, cache, runs };
     bench.report("decode at 0", 32, |bench| bench.decode(1, 0, 32));
     bench.report("prefill 512", 512, |bench| bench.prefill(512));

@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+pub use crate::kernels::kv_block::KvFormat;
 use crate::model::rope::{RopeScaling, YarnScaling};
 
 /// How the rotary frequencies are stretched, by as much as the context asks for.
@@ -77,6 +78,8 @@ pub struct EngineOptions {
     /// Tokens of all requests together that the KV cache holds, at least one context. `None` is one context and
     /// room for the beginnings of earlier requests, more where memory is plentiful.
     pub kv_tokens: Option<usize>,
+    /// What keys and values are kept as.
+    pub kv_format: KvFormat,
     /// Threads that compute on a CPU; `None` is one for each core.
     pub threads: Option<NonZeroUsize>,
     /// Where KV blocks are kept across restarts; `None` keeps none.
@@ -101,6 +104,7 @@ impl EngineOptions {
             step_tokens: 512,
             max_sequences: 64,
             kv_tokens: None,
+            kv_format: KvFormat::F16,
             threads: None,
             kv_store: None,
             speculate: true,

@@ -121,7 +121,7 @@ impl Engine {
             _ => None,
         };
         let MemoryPlan { context, num_blocks } =
-            MemoryPlan::new(&options, config.context, config.kv_bytes_per_token(), available)?;
+            MemoryPlan::new(&options, config.context, config.kv_bytes_per_token(options.kv_format), available)?;
         let cache_keys = cache_keys(&options, &config);
         let name = config.name.clone().unwrap_or_else(|| {
             options.model.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned())
@@ -153,7 +153,9 @@ impl Engine {
         };
         let store =
             options.kv_store.map(|store| KvStore::open(&store.folder, store.most_bytes)).transpose()?;
-        let worker = Worker::new(model, tokenizer.clone(), cache_keys, store, dealt, options.speculate)?;
+        let kv_cache = model.new_kv_cache(num_blocks, options.kv_format)?;
+        let worker =
+            Worker::new(model, kv_cache, tokenizer.clone(), cache_keys, store, dealt, options.speculate)?;
         let queue = options.queue.max(1);
         let (commands, inbox) = mpsc::channel(queue + OTHER_COMMANDS);
         let thread = std::thread::Builder::new()
@@ -371,7 +373,7 @@ fn extend_context(options: &EngineOptions, config: &mut LlamaConfig) -> Result<V
     match (options.context, options.rope_scaling) {
         (Some(asked), Some(stretch)) if asked > config.context => {
             let warning = config.extend_context(asked, stretch.scaling(config.context, asked))?;
-            let cost = asked as f64 * config.kv_bytes_per_token() as f64 / f64::from(1 << 20);
+            let cost = asked as f64 * config.kv_bytes_per_token(options.kv_format) as f64 / f64::from(1 << 20);
             Ok(vec![warning, format!("the keys and values of {asked} tokens take {cost:.0} MiB")])
         }
         _ => Ok(Vec::new()),

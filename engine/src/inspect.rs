@@ -6,6 +6,7 @@ use std::path::Path;
 use candle_core::quantized::gguf_file::Value;
 use serde::Serialize;
 
+use crate::config::KvFormat;
 use crate::error::EngineError;
 use crate::model::safetensors::SafetensorsFolder;
 use crate::model::{Checkpoint, GgufFile, LlamaConfig};
@@ -49,7 +50,7 @@ pub struct ModelSummary {
     pub weight_bytes: u64,
     /// Bytes of memory that the weights take once they are read.
     pub loaded_bytes: u64,
-    /// Bytes of keys and values a token of context.
+    /// Bytes of keys and values a token of context, in f16.
     pub kv_bytes_per_token: usize,
     /// Whether it brings a chat template.
     pub chat_template: bool,
@@ -98,7 +99,7 @@ pub fn inspect(path: &Path) -> Result<ModelSummary, EngineError> {
         tensors: stored.tensors,
         weight_bytes: stored.bytes,
         loaded_bytes: checkpoint.loaded_bytes(&config),
-        kv_bytes_per_token: config.kv_bytes_per_token(),
+        kv_bytes_per_token: config.kv_bytes_per_token(KvFormat::F16),
         chat_template: checkpoint.chat_template().is_some(),
         stop_ids: stop_ids.map_err(|error| error.to_string()),
         faults: checkpoint.check_tensors(&config).err().map(|error| error.to_string()),

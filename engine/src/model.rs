@@ -30,12 +30,10 @@ pub use kv_cache::KvCache;
 pub use logits::Logits;
 
 use crate::error::EngineError;
+use crate::kernels::kv_block::KvFormat;
 use crate::scheduler::batch::ScheduledBatch;
 use candle::{CandleCache, CandleLlama};
 use cpu::{CpuCache, CpuLlama};
-
-/// Names the layout of a KV block's bytes: blocks of another layout are never read.
-pub const KV_LAYOUT: &str = "f16 keys (dim, 16), values (16, dim)";
 
 /// A Llama-family model on one device.
 pub struct Model {
@@ -93,9 +91,18 @@ impl Model {
     }
 
     /// An empty cache for this model: `num_blocks` blocks of [`crate::scheduler::BLOCK_TOKENS`] tokens.
-    pub fn new_kv_cache(&self, num_blocks: usize) -> Result<KvCache, EngineError> {
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidRequest`] when candle computes and `format` is not f16; [`EngineError::Compute`]
+    /// when the device has no memory for it.
+    pub fn new_kv_cache(&self, num_blocks: usize, format: KvFormat) -> Result<KvCache, EngineError> {
         Ok(match &self.backend {
-            Backend::Cpu(_) => KvCache::Cpu(CpuCache::new(&self.config, num_blocks)),
+            Backend::Cpu(_) => KvCache::Cpu(CpuCache::new(&self.config, num_blocks, format)),
+            Backend::Candle(..) if format != KvFormat::F16 => {
+                return Err(EngineError::InvalidRequest(
+                    "keys and values in 8 bits need our own CPU kernels, and candle computes this model".into(),
+                ));
+            }
             Backend::Candle(_, device) => {
                 KvCache::Candle(CandleCache::new(&self.config, num_blocks, device)?)
             }

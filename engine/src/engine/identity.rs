@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 use crate::config::EngineOptions;
-use crate::model::{KV_LAYOUT, LlamaConfig};
+use crate::model::LlamaConfig;
 use crate::scheduler::block_hash::CacheKey;
 
 /// The key of the model alone, and then those of the model with each adapter.
@@ -12,7 +12,7 @@ use crate::scheduler::block_hash::CacheKey;
 /// They hold across restarts, as long as the files are the same: path, length and time of last change.
 pub(super) fn cache_keys(options: &EngineOptions, config: &LlamaConfig) -> Vec<CacheKey> {
     // The rotary setting is in the config; what an extended context does to the angles depends on its length.
-    let model = format!("{} {config:?} {KV_LAYOUT}", file_identity(&options.model));
+    let model = format!("{} {config:?} {}", file_identity(&options.model), options.kv_format.layout());
     let with = |adapter: &str| CacheKey::of(&[&model, adapter]);
     let adapters = options.adapters.iter().map(|adapter| with(&file_identity(&adapter.folder)));
     std::iter::once(with("")).chain(adapters).collect()

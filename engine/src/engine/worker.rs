@@ -93,13 +93,13 @@ enum Woken {
 impl Worker {
     pub(super) fn new(
         model: Model,
+        kv_cache: KvCache,
         tokenizer: Arc<Tokenizer>,
         cache_keys: Vec<CacheKey>,
         store: Option<KvStore>,
         options: SchedulerOptions,
         speculate: bool,
     ) -> Result<Self, EngineError> {
-        let kv_cache = model.new_kv_cache(options.num_blocks)?;
         let waiting_room = tokio::runtime::Builder::new_current_thread()
             .build()
             .map_err(|error| EngineError::Compute(format!("cannot start the engine thread: {error}")))?;

@@ -1,8 +1,7 @@
 //! Attention of a few queries over one chunk of cached keys and values.
 //!
-//! A block holds 16 tokens of one head. Its keys lie transposed, (head_dim, 16): one load gives one dimension
-//! of 16 tokens, and the 16 scores of a query grow side by side in one register. Its values lie as they came,
-//! (16, head_dim). Both are f16.
+//! A block ([`super::kv_block`]) holds 16 tokens of one head; the 16 scores of a query grow side by side in one
+//! register.
 //!
 //! A chunk gives a *partial*: the largest score, the sum of weights relative to it, and the weighted sum of
 //! values. Partials are joined in the order of the chunks ([`join`]), whether one thread computed them all or
@@ -11,21 +10,15 @@
 //!
 //! Source: "FlashAttention" (Dao et al.), section 3.1, for the joining of partials.
 
+use super::kv_block::{BLOCK, F16, KvFormat, Layout, Q8};
 use super::simd::{LANES, Simd, exp, multiversion};
 
-/// Tokens of a KV block.
-pub const BLOCK: usize = LANES;
 /// Blocks of a chunk: 256 tokens.
 pub const CHUNK_BLOCKS: usize = 16;
 /// Tokens of a chunk.
 pub const CHUNK: usize = BLOCK * CHUNK_BLOCKS;
 /// Queries of one call: six, whose sums over four vectors of values fit into 32 registers.
 pub const QUERIES: usize = 6;
-
-/// Keys and values of one head in one block: elements of a side.
-pub const fn block_elements(head_dim: usize) -> usize {
-    BLOCK * head_dim
-}
 
 /// What one chunk gives for one query.
 #[derive(Clone, Copy, Debug)]
@@ -41,15 +34,17 @@ impl Weights {
     pub const NONE: Self = Self { largest: f32::NEG_INFINITY, total: 0.0 };
 }
 
-/// Where a chunk's blocks of one head begin, in elements of the layer's array.
+/// Where a chunk's keys and values of one head lie.
 #[derive(Clone, Copy)]
 pub struct Chunk<'a> {
-    /// The layer's keys.
-    pub keys: &'a [u16],
-    /// The layer's values.
-    pub values: &'a [u16],
-    /// For each block of the chunk, at most [`CHUNK_BLOCKS`].
+    /// The whole cache.
+    pub cache: &'a [u8],
+    /// What its numbers are.
+    pub format: KvFormat,
+    /// Where the keys of each block of the chunk begin, at most [`CHUNK_BLOCKS`].
     pub blocks: &'a [usize],
+    /// From the keys of a block to its values.
+    pub to_values: usize,
     /// Elements of one head.
     pub head_dim: usize,
 }
@@ -72,32 +67,6 @@ multiversion! {
 
     /// `output = sums / total`.
     pub fn finish(weights: Weights, sums: &[f32], output: &mut [f32]) = finish_body;
-
-    /// 16 numbers as the cache keeps them: f16, and finite. A value that is not finite shows in the residual
-    /// stream; here it would poison a block that others may use later, because 0 times it is not 0.
-    pub fn halves(values: &[f32; LANES], halves: &mut [u16; LANES]) = halves_body;
-}
-
-/// Cached numbers as bytes, in this machine's order.
-pub fn bytes_of(halves: &[u16]) -> &[u8] {
-    // SAFETY: every u16 is two bytes, and bytes need no alignment.
-    unsafe { std::slice::from_raw_parts(halves.as_ptr().cast(), size_of_val(halves)) }
-}
-
-/// As [`bytes_of`], to be overwritten.
-pub fn bytes_of_mut(halves: &mut [u16]) -> &mut [u8] {
-    // SAFETY: as above, and any bytes make numbers.
-    unsafe { std::slice::from_raw_parts_mut(halves.as_mut_ptr().cast(), size_of_val(halves)) }
-}
-
-/// Where dimension `dim` of the key of the token in `slot` lies in its block.
-pub const fn key_at(dim: usize, slot: usize) -> usize {
-    dim * BLOCK + slot
-}
-
-/// Where dimension `dim` of the value of the token in `slot` lies in its block.
-pub const fn value_at(head_dim: usize, dim: usize, slot: usize) -> usize {
-    slot * head_dim + dim
 }
 
 /// # Safety
@@ -115,28 +84,50 @@ unsafe fn attend_body<S: Simd>(
     let most = limits.iter().copied().max().unwrap_or(0);
     assert!(head_dim.is_multiple_of(LANES) && most <= chunk.blocks.len() * BLOCK && most <= CHUNK);
     assert!(queries.len() == count * head_dim && sums.len() == count * head_dim && weights.len() == count);
-    let end = chunk.blocks.iter().map(|start| start + block_elements(head_dim)).max().unwrap_or(0);
-    assert!(end <= chunk.keys.len() && end <= chunk.values.len());
-    // SAFETY: blocks lie inside both arrays and the slices have the lengths that the rows read, as asserted.
+    let side = chunk.format.block_bytes(head_dim);
+    let end = chunk.blocks.iter().map(|start| start + chunk.to_values + side).max().unwrap_or(0);
+    assert!(end <= chunk.cache.len());
+    // SAFETY: both sides of all blocks lie inside the cache, and the slices have the lengths that the rows read,
+    // as asserted.
     unsafe {
-        match count {
+        match chunk.format {
+            KvFormat::F16 => count_of::<S, F16>(chunk, queries, limits, most, weights, sums),
+            KvFormat::Q8 => count_of::<S, Q8>(chunk, queries, limits, most, weights, sums),
+        }
+    }
+}
+
+/// # Safety
+/// As [`rows`].
+#[inline(always)]
+unsafe fn count_of<S: Simd, L: Layout>(
+    chunk: Chunk<'_>,
+    queries: &[f32],
+    limits: &[usize],
+    most: usize,
+    weights: &mut [Weights],
+    sums: &mut [f32],
+) {
+    // SAFETY: as this function's.
+    unsafe {
+        match limits.len() {
             0 => {}
-            1 => rows::<S, 1>(chunk, queries, limits, most, weights, sums),
-            2 => rows::<S, 2>(chunk, queries, limits, most, weights, sums),
-            3 => rows::<S, 3>(chunk, queries, limits, most, weights, sums),
-            4 => rows::<S, 4>(chunk, queries, limits, most, weights, sums),
-            5 => rows::<S, 5>(chunk, queries, limits, most, weights, sums),
-            QUERIES => rows::<S, QUERIES>(chunk, queries, limits, most, weights, sums),
+            1 => rows::<S, L, 1>(chunk, queries, limits, most, weights, sums),
+            2 => rows::<S, L, 2>(chunk, queries, limits, most, weights, sums),
+            3 => rows::<S, L, 3>(chunk, queries, limits, most, weights, sums),
+            4 => rows::<S, L, 4>(chunk, queries, limits, most, weights, sums),
+            5 => rows::<S, L, 5>(chunk, queries, limits, most, weights, sums),
+            QUERIES => rows::<S, L, QUERIES>(chunk, queries, limits, most, weights, sums),
             more => panic!("{more} queries in one call"),
         }
     }
 }
 
 /// # Safety
-/// As [`Simd`]; the blocks lie inside the arrays, `most` is the largest limit and inside the blocks, and the
+/// As [`Simd`]; both sides of the blocks lie inside the cache, `most` is the largest limit and inside the blocks, and the
 /// slices hold `R` queries.
 #[inline(always)]
-unsafe fn rows<S: Simd, const R: usize>(
+unsafe fn rows<S: Simd, L: Layout, const R: usize>(
     chunk: Chunk<'_>,
     queries: &[f32],
     limits: &[usize],
@@ -147,17 +138,17 @@ unsafe fn rows<S: Simd, const R: usize>(
     let mut scores = [[0f32; CHUNK]; R];
     // SAFETY: as this function's.
     unsafe {
-        score::<S, R>(chunk, queries, limits, most, &mut scores);
+        score::<S, L, R>(chunk, queries, limits, most, &mut scores);
         for row in 0..R {
             weights[row] = weigh::<S>(&mut scores[row], most);
         }
         let mut first = 0;
         while first + 4 * LANES <= chunk.head_dim {
-            gather::<S, R, 4>(chunk, first, most, &scores, sums);
+            gather::<S, L, R, 4>(chunk, first, most, &scores, sums);
             first += 4 * LANES;
         }
         while first < chunk.head_dim {
-            gather::<S, R, 1>(chunk, first, most, &scores, sums);
+            gather::<S, L, R, 1>(chunk, first, most, &scores, sums);
             first += LANES;
         }
     }
@@ -168,7 +159,7 @@ unsafe fn rows<S: Simd, const R: usize>(
 /// # Safety
 /// As [`rows`].
 #[inline(always)]
-unsafe fn score<S: Simd, const R: usize>(
+unsafe fn score<S: Simd, L: Layout, const R: usize>(
     chunk: Chunk<'_>,
     queries: &[f32],
     limits: &[usize],
@@ -183,22 +174,36 @@ unsafe fn score<S: Simd, const R: usize>(
         while block < blocks {
             // Two blocks at a time: twice as many sums grow while one waits for its last product.
             let pair = block + 1 < blocks;
-            let keys = chunk.keys.as_ptr().add(chunk.blocks[block]);
-            let next = chunk.keys.as_ptr().add(chunk.blocks[block + usize::from(pair)]);
+            let keys = chunk.cache.as_ptr().add(chunk.blocks[block]);
+            let next = chunk.cache.as_ptr().add(chunk.blocks[block + usize::from(pair)]);
             let mut found = [[S::splat(0.0); R]; 2];
-            for dim in 0..head_dim {
-                let key = S::load_f16(keys.add(dim * BLOCK));
-                if pair {
-                    let other = S::load_f16(next.add(dim * BLOCK));
-                    for row in 0..R {
-                        let query = S::splat(*queries.get_unchecked(row * head_dim + dim));
-                        found[0][row] = S::fma(query, key, found[0][row]);
-                        found[1][row] = S::fma(query, other, found[1][row]);
+            for group in (0..head_dim).step_by(LANES) {
+                // Without scales the sums simply go on growing.
+                let mut sums = if L::SCALED { [[S::splat(0.0); R]; 2] } else { found };
+                for dim in group..group + LANES {
+                    let key = L::key::<S>(keys, dim);
+                    if pair {
+                        let other = L::key::<S>(next, dim);
+                        for row in 0..R {
+                            let query = S::splat(*queries.get_unchecked(row * head_dim + dim));
+                            sums[0][row] = S::fma(query, key, sums[0][row]);
+                            sums[1][row] = S::fma(query, other, sums[1][row]);
+                        }
+                    } else {
+                        for row in 0..R {
+                            let query = S::splat(*queries.get_unchecked(row * head_dim + dim));
+                            sums[0][row] = S::fma(query, key, sums[0][row]);
+                        }
                     }
-                } else {
+                }
+                if !L::SCALED {
+                    found = sums;
+                    continue;
+                }
+                for (keys, (found, sums)) in [keys, next].into_iter().zip(found.iter_mut().zip(&sums)) {
+                    let scales = L::key_scales::<S>(keys, group);
                     for row in 0..R {
-                        let query = S::splat(*queries.get_unchecked(row * head_dim + dim));
-                        found[0][row] = S::fma(query, key, found[0][row]);
+                        found[row] = S::fma(sums[row], scales, found[row]);
                     }
                 }
             }
@@ -248,7 +253,7 @@ unsafe fn weigh<S: Simd>(scores: &mut [f32; CHUNK], most: usize) -> Weights {
 /// # Safety
 /// As [`rows`].
 #[inline(always)]
-unsafe fn gather<S: Simd, const R: usize, const V: usize>(
+unsafe fn gather<S: Simd, L: Layout, const R: usize, const V: usize>(
     chunk: Chunk<'_>,
     first: usize,
     most: usize,
@@ -260,11 +265,11 @@ unsafe fn gather<S: Simd, const R: usize, const V: usize>(
     unsafe {
         let mut found = [[S::splat(0.0); V]; R];
         for token in 0..most {
-            let block = *chunk.blocks.get_unchecked(token / BLOCK);
-            let from = chunk.values.as_ptr().add(block + token % BLOCK * head_dim + first);
+            let block = *chunk.blocks.get_unchecked(token / BLOCK) + chunk.to_values;
+            let block = chunk.cache.as_ptr().add(block);
             let mut values = [S::splat(0.0); V];
             for (vector, value) in values.iter_mut().enumerate() {
-                *value = S::load_f16(from.add(vector * LANES));
+                *value = L::value::<S>(block, head_dim, first + vector * LANES, token % BLOCK);
             }
             for row in 0..R {
                 let weight = S::splat(*scores[row].get_unchecked(token));
@@ -319,18 +324,6 @@ unsafe fn finish_body<S: Simd>(weights: Weights, sums: &[f32], output: &mut [f32
             let value = S::div(S::load(sums.as_ptr().add(at)), S::splat(weights.total));
             S::store(output.as_mut_ptr().add(at), value);
         }
-    }
-}
-
-/// # Safety
-/// As [`Simd`].
-#[inline(always)]
-unsafe fn halves_body<S: Simd>(values: &[f32; LANES], halves: &mut [u16; LANES]) {
-    const MOST: f32 = 65_504.0;
-    // SAFETY: 16 elements each.
-    unsafe {
-        let finite = S::max(S::min(S::load(values.as_ptr()), S::splat(MOST)), S::splat(-MOST));
-        S::store_f16(halves.as_mut_ptr(), finite);
     }
 }
 

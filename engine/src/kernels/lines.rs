@@ -1,8 +1,8 @@
-//! Memory for weights: whole cache lines, zero at first.
+//! Memory for weights, keys and values: whole cache lines, zero at first.
 //!
-//! It comes straight from the system. Its pages are given when they are first written, on the thread that packs
-//! them, and large ones where the system has them: a product walks through gigabytes of weights, and each page
-//! needs a translation.
+//! It comes straight from the system. Its pages are given when they are first written, on the thread that writes
+//! them, and large ones where the system has them: a step walks through gigabytes, and each page needs a
+//! translation.
 
 use std::ops::{Deref, DerefMut};
 
@@ -11,10 +11,10 @@ use memmap2::MmapMut;
 /// A cache line, so that loads of 64 bytes are aligned.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-pub(super) struct Line(pub(super) [u8; 64]);
+pub(crate) struct Line(pub(super) [u8; 64]);
 
 /// Some lines.
-pub(super) struct Lines {
+pub(crate) struct Lines {
     map: MmapMut,
     count: usize,
 }
@@ -24,13 +24,25 @@ impl Lines {
     ///
     /// # Panics
     /// When there is no memory left, as `Vec` does.
-    pub(super) fn zeroed(count: usize) -> Self {
+    pub(crate) fn zeroed(count: usize) -> Self {
         let bytes = count.checked_mul(size_of::<Line>()).expect("a matrix fits into memory");
-        let map = MmapMut::map_anon(bytes.max(1)).expect("memory for weights");
+        let map = MmapMut::map_anon(bytes.max(1)).expect("memory for weights or keys and values");
         #[cfg(target_os = "linux")]
         // A wish: without large pages everything works, a little slower.
         let _ = map.advise(memmap2::Advice::HugePage);
         Self { map, count }
+    }
+}
+
+impl Lines {
+    /// The lines as bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.map[..self.count * size_of::<Line>()]
+    }
+
+    /// As [`Self::bytes`], to be overwritten.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.map[..self.count * size_of::<Line>()]
     }
 }
 

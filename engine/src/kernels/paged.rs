@@ -4,9 +4,10 @@
 //! cut into *tiles*: up to six queries (tokens times heads of a group) of one key head. Few tiles with a long
 //! past, as in decoding, are cut further, into chunks of the past, so that all threads have work.
 
-use super::attention::{BLOCK, CHUNK, CHUNK_BLOCKS, Chunk, QUERIES, Weights, attend, finish, join};
+use super::attention::{CHUNK, CHUNK_BLOCKS, Chunk, QUERIES, Weights, attend, finish, join};
 use super::cpu::InstructionSet;
-use super::project::{Heads, head_start};
+use super::kv_block::{BLOCK, KvFormat};
+use super::project::Heads;
 use super::threads::{SharedSlice, ThreadPool};
 
 /// Elements of the widest head.
@@ -46,13 +47,46 @@ pub struct Workspace {
     sums: Vec<f32>,
 }
 
+/// Where one layer's keys and values lie in the cache: each block has, for each layer, the keys of all heads and
+/// then their values.
+#[derive(Clone, Copy)]
+pub struct LayerPlace {
+    /// What the cache's numbers are.
+    pub format: KvFormat,
+    /// Key heads.
+    pub heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Bytes from one block to the next.
+    pub stride: usize,
+    /// Where in a block the layer begins.
+    pub start: usize,
+}
+
+impl LayerPlace {
+    /// Bytes of one side of one head.
+    pub fn side(&self) -> usize {
+        self.format.block_bytes(self.head_dim)
+    }
+
+    /// Where the keys of `head` in block `block` begin.
+    pub fn keys(&self, block: usize, head: usize) -> usize {
+        block * self.stride + self.start + head * self.side()
+    }
+
+    /// Bytes from a head's keys to its values.
+    pub fn to_values(&self) -> usize {
+        self.heads * self.side()
+    }
+}
+
 /// One layer's cached keys and values.
 #[derive(Clone, Copy)]
 pub struct Cached<'a> {
-    /// (blocks, key heads, elements of a block).
-    pub keys: &'a [u16],
-    /// As the keys.
-    pub values: &'a [u16],
+    /// The whole cache.
+    pub cache: &'a [u8],
+    /// Where in it.
+    pub layer: LayerPlace,
 }
 
 struct Step<'a> {
@@ -193,12 +227,13 @@ impl Step<'_> {
         let table = &table[chunk * CHUNK_BLOCKS..wanted.min((chunk + 1) * CHUNK_BLOCKS)];
         let mut blocks = [0; CHUNK_BLOCKS];
         for (start, block) in blocks.iter_mut().zip(table) {
-            *start = head_start(self.heads, *block, tile.head);
+            *start = self.cached.layer.keys(*block, tile.head);
         }
         let part = Chunk {
-            keys: self.cached.keys,
-            values: self.cached.values,
+            cache: self.cached.cache,
+            format: self.cached.layer.format,
             blocks: &blocks[..table.len()],
+            to_values: self.cached.layer.to_values(),
             head_dim: dim,
         };
         attend(self.set, part, &queries[..tile.count * dim], &limits[..tile.count], weights, sums);

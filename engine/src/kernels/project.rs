@@ -1,9 +1,10 @@
 //! Queries, keys and values of some tokens: one product, rotated, the keys and values put into the cache.
 
-use super::attention::{BLOCK, block_elements, halves, key_at, value_at};
+use super::kv_block::{BLOCK, store_key, store_value};
 use super::cpu::InstructionSet;
 use super::matmul::{Input, Product, matmul};
 use super::matrix::Matrix;
+use super::paged::LayerPlace;
 use super::packed::PANEL_ROWS;
 use super::threads::{SharedSlice, ThreadPool};
 
@@ -25,19 +26,6 @@ pub struct Place {
     pub position: usize,
     /// The KV block that holds it.
     pub block: usize,
-}
-
-/// One layer's keys and values: (blocks, key heads, elements of a block).
-pub struct LayerCache<'a> {
-    /// See [`super::attention`] for the order inside a block.
-    pub keys: &'a mut [u16],
-    /// As above.
-    pub values: &'a mut [u16],
-}
-
-/// Where head `head` of block `block` begins in a layer's keys or values.
-pub fn head_start(heads: Heads, block: usize, head: usize) -> usize {
-    (block * heads.keys + head) * block_elements(heads.dim)
 }
 
 /// Cosines and sines, (positions, head_dim / 2) each; neighbours in a head rotate as a pair.
@@ -73,10 +61,11 @@ pub struct Projection<'a> {
 }
 
 /// Computes `queries`, (tokens, queries * dim), rotated and divided by sqrt(dim), and writes each token's key,
-/// rotated, and value into its place in `cache`.
+/// rotated, and value into its place in `layer` of `cache`.
 ///
 /// # Panics
 /// When a place lies outside the cache or the rotation's positions: a bug in the scheduler.
+#[allow(clippy::too_many_arguments)] // a kernel over plain arrays
 pub fn project(
     set: InstructionSet,
     pool: &mut ThreadPool,
@@ -84,14 +73,14 @@ pub fn project(
     projection: &Projection<'_>,
     places: &[Place],
     queries: &mut [f32],
-    cache: LayerCache<'_>,
+    cache: &mut [u8],
+    layer: LayerPlace,
 ) {
     let width = heads.queries * heads.dim;
     assert!(queries.len() == places.len() * width && heads.dim.is_multiple_of(PANEL_ROWS));
     let scale = (heads.dim as f32).sqrt().recip();
     let queries = SharedSlice::new(queries);
-    let keys = SharedSlice::new(cache.keys);
-    let values = SharedSlice::new(cache.values);
+    let cache = SharedSlice::new(cache);
     let product = |index: usize| Product {
         weights: [projection.weights[index]],
         inputs: [projection.inputs[index]],
@@ -112,15 +101,14 @@ pub fn project(
             unsafe { queries.part(at..at + PANEL_ROWS) }.copy_from_slice(&scaled);
             return;
         }
-        let mut kept = [0; PANEL_ROWS];
-        halves(set, &sums, &mut kept);
-        let start = head_start(heads, block, head);
-        for (lane, half) in kept.into_iter().enumerate() {
-            // SAFETY: a token has its slot in its block alone, and each of its panels is stored once.
-            unsafe {
-                match which {
-                    1 => keys.set(start + key_at(dim + lane, slot), half),
-                    _ => values.set(start + value_at(heads.dim, dim + lane, slot), half),
+        let start = layer.keys(block, head);
+        // SAFETY: a token has its slot in its block alone, and each of its panels is stored once.
+        unsafe {
+            match which {
+                1 => store_key(layer.format, set, &cache, start, dim, slot, &sums),
+                _ => {
+                    let start = start + layer.to_values();
+                    store_value(layer.format, set, &cache, start, heads.dim, dim, slot, &sums);
                 }
             }
         }

@@ -35,6 +35,8 @@ pub(super) trait Simd: Copy {
     unsafe fn load_f16(from: *const u16) -> Self::F;
     /// Loads 16 upper halves of f32.
     unsafe fn load_bf16(from: *const u16) -> Self::F;
+    /// Loads 16 signed bytes.
+    unsafe fn load_i8(from: *const i8) -> Self::F;
     /// A hint that what lies at `at`, which may be any address, is wanted soon.
     unsafe fn prefetch(at: *const u8);
     /// Rounds to nearest, ties to even.

@@ -8,6 +8,7 @@ use candle_core::quantized::gguf_file::Value;
 use super::gguf::GgufFile;
 use super::rope::{RopeScaling, YarnScaling};
 use crate::error::EngineError;
+use crate::kernels::kv_block::KvFormat;
 
 /// The numbers of one model.
 #[derive(Clone, Debug, PartialEq)]
@@ -160,9 +161,9 @@ impl LlamaConfig {
         faults
     }
 
-    /// Bytes of keys and values that one token takes in a cache of f16.
-    pub fn kv_bytes_per_token(&self) -> usize {
-        2 * self.num_layers * self.num_kv_heads * self.head_dim * size_of::<half::f16>()
+    /// Bytes of keys and values that one token takes in a cache of `format`.
+    pub fn kv_bytes_per_token(&self, format: KvFormat) -> usize {
+        2 * self.num_layers * self.num_kv_heads * format.token_bytes(self.head_dim)
     }
 }
 

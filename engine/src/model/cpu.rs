@@ -188,7 +188,8 @@ impl CpuLlama {
             addends: beside.addends(set, pool, adapters, batch, layer, targets, normed),
             rotation: Rotation { cos: &angles.cos, sin: &angles.sin },
         };
-        project(set, pool, heads, &projection, places, queries, cache.layer_mut(layer));
+        let (bytes, place) = cache.layer_mut(layer);
+        project(set, pool, heads, &projection, places, queries, bytes, place);
 
         attended.resize(queries.len(), 0.0);
         attend_step(set, pool, heads, spans, cache.layer(layer), queries, attention, attended);

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::Device;
+use chaski_engine::config::KvFormat;
 use chaski_engine::model::{Adapter, Checkpoint, Model};
 use chaski_engine::scheduler::BLOCK_TOKENS;
 use chaski_engine::scheduler::batch::{LogitsWanted, ScheduledBatch, ScheduledSequence};
@@ -113,7 +114,7 @@ fn model(folder: &TinyFolder, adapters: &[u32]) -> Model {
 
 /// The logits after each of several sequences, (tokens, adapter), all computed in one step.
 fn logits(model: &mut Model, sequences: &[(usize, Option<usize>)]) -> Vec<Vec<f32>> {
-    let mut cache = model.new_kv_cache(16).unwrap();
+    let mut cache = model.new_kv_cache(16, KvFormat::F16).unwrap();
     let sequences: Vec<_> = sequences
         .iter()
         .enumerate()

@@ -5,6 +5,7 @@ use crate::parity::{batch, difference, rows};
 use crate::tiny::{Shape, TinyModel};
 use candle_core::Device;
 use candle_core::quantized::GgmlDType;
+use chaski_engine::config::KvFormat;
 use chaski_engine::model::{Checkpoint, Model};
 use chaski_engine::scheduler::batch::LogitsWanted;
 use serde_json::{Value, json};
@@ -20,7 +21,7 @@ fn logits(path: &std::path::Path) -> Vec<f32> {
     let checkpoint = Checkpoint::open(path).unwrap();
     let mut model =
         Model::load(&checkpoint, checkpoint.config().unwrap(), 4096, Vec::new(), &Device::Cpu, None).unwrap();
-    let mut cache = model.new_kv_cache(4).unwrap();
+    let mut cache = model.new_kv_cache(4, KvFormat::F16).unwrap();
     rows(&mut model, &batch(&tokens(), 0, &[0, 1, 2], LogitsWanted::All), &mut cache).concat()
 }
 

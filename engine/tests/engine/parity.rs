@@ -10,6 +10,7 @@ use crate::tiny::{Shape, TinyModel};
 use candle_core::quantized::{GgmlDType, gguf_file};
 use candle_core::{Device, Tensor};
 use candle_transformers::models::quantized_llama::ModelWeights;
+use chaski_engine::config::KvFormat;
 use chaski_engine::model::{Checkpoint, KvCache, Model};
 use chaski_engine::scheduler::BLOCK_TOKENS;
 use chaski_engine::scheduler::batch::{LogitsWanted, ScheduledBatch, ScheduledSequence};
@@ -56,7 +57,7 @@ impl Pair {
 
     /// Our logits after the last of `tokens`, computed in steps of these many tokens, in these blocks.
     fn found(&mut self, tokens: &[u32], steps: &[usize], table: &[usize]) -> Vec<f32> {
-        let mut cache = self.ours.new_kv_cache(table.iter().max().unwrap() + 1).unwrap();
+        let mut cache = self.ours.new_kv_cache(table.iter().max().unwrap() + 1, KvFormat::F16).unwrap();
         let mut position = 0;
         let mut logits = Vec::new();
         for &count in steps {
@@ -181,7 +182,7 @@ fn copied_blocks_continue_another_way() {
     let mut pair = Pair::new(&of(GgmlDType::F32));
     let ids = pair.tokens(40);
     let whole = pair.found(&ids, &[40], &[0, 1, 2]);
-    let mut cache = pair.ours.new_kv_cache(6).unwrap();
+    let mut cache = pair.ours.new_kv_cache(6, KvFormat::F16).unwrap();
     rows(&mut pair.ours, &batch(&ids[..32], 0, &[0, 1], LogitsWanted::None), &mut cache);
     let mut rest = batch(&ids[32..], 32, &[4, 3, 5], LogitsWanted::Last);
     rest.copies = vec![(BlockId::new(0), BlockId::new(4)), (BlockId::new(1), BlockId::new(3))];
@@ -192,7 +193,7 @@ fn copied_blocks_continue_another_way() {
 fn two_sequences_in_a_step_do_not_see_each_other() {
     let mut pair = Pair::new(&of(GgmlDType::F32));
     let (first, second) = (pair.tokens(20), pair.tokens(45)[15..].to_vec());
-    let mut cache = pair.ours.new_kv_cache(4).unwrap();
+    let mut cache = pair.ours.new_kv_cache(4, KvFormat::F16).unwrap();
     let mut both = batch(&first, 0, &[3, 0], LogitsWanted::Last);
     both.sequences.extend(batch(&second, 0, &[1, 2], LogitsWanted::Last).sequences);
     let found = rows(&mut pair.ours, &both, &mut cache);
@@ -204,7 +205,7 @@ fn two_sequences_in_a_step_do_not_see_each_other() {
 fn only_wanted_logits_are_computed() {
     let mut pair = Pair::new(&of(GgmlDType::F32));
     let ids = pair.tokens(12);
-    let mut cache = pair.ours.new_kv_cache(1).unwrap();
+    let mut cache = pair.ours.new_kv_cache(1, KvFormat::F16).unwrap();
     let mut count = |wanted| pair.ours.forward(&batch(&ids, 0, &[0], wanted), &mut cache).unwrap().rows();
     assert_eq!((count(LogitsWanted::None), count(LogitsWanted::Last), count(LogitsWanted::All)), (0, 1, 12));
 }
@@ -224,7 +225,7 @@ fn positions_past_4096_work() {
 #[test]
 fn a_batch_that_does_not_fit_is_an_error() {
     let mut pair = Pair::new(&of(GgmlDType::F32));
-    let mut cache = pair.ours.new_kv_cache(2).unwrap();
+    let mut cache = pair.ours.new_kv_cache(2, KvFormat::F16).unwrap();
     let mut fails = |tokens: &[u32], position, table: &[usize]| {
         let batch = batch(tokens, position, table, LogitsWanted::Last);
         pair.ours.forward(&batch, &mut cache).unwrap_err().to_string()

@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
+use chaski_engine::config::KvFormat;
 use chaski_engine::model::GgufFile;
 use chaski_engine::tokenizer::Tokenizer;
 use chaski_engine::{
@@ -98,6 +99,19 @@ async fn mean_nll_is_within_one_percent_of_the_reference() {
     let found = engine.mean_nll(TEXT, tokens.len()).await.unwrap();
     println!("mean NLL {found:.5}, reference {expected:.5}");
     assert!((found / expected - 1.0).abs() < 0.01, "mean NLL is {found}, the reference says {expected}");
+}
+
+#[tokio::test]
+async fn keys_and_values_in_eight_bits_cost_less_than_half_a_percent() {
+    let Some(path) = model() else { return };
+    let Some(exact) = engine() else { return };
+    let options = EngineOptions { kv_format: KvFormat::Q8, ..EngineOptions::new(path) };
+    let rounded = Engine::load(options).unwrap();
+    let length = reference().0.len();
+    let (expected, found) =
+        (exact.mean_nll(TEXT, length).await.unwrap(), rounded.mean_nll(TEXT, length).await.unwrap());
+    println!("mean NLL {found:.5} with q8, {expected:.5} with f16");
+    assert!(found != expected && (found / expected - 1.0).abs() < 0.005, "{found}, with f16 {expected}");
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use chaski_engine::config::KvFormat;
 use chaski_engine::{Engine, EngineOptions};
 use clap::ValueEnum;
 use serde::Serialize;
@@ -51,6 +52,9 @@ pub struct BenchArgs {
     /// Tokens of each reply in `agent`
     #[arg(long, value_name = "TOKENS", default_value_t = 32)]
     reply_tokens: usize,
+    /// What keys and values are kept as: f16 or q8
+    #[arg(long, value_name = "FORMAT", default_value = "f16", value_parser = kv_format)]
+    kv_format: KvFormat,
     /// Processors to use; all if absent
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -158,6 +162,11 @@ impl BenchArgs {
     }
 }
 
+fn kv_format(name: &str) -> Result<KvFormat, String> {
+    let found = KvFormat::NAMES.iter().find(|(known, _)| *known == name);
+    found.map(|(_, format)| *format).ok_or_else(|| "known are `f16` and `q8`".to_owned())
+}
+
 fn check(args: &BenchArgs) -> anyhow::Result<()> {
     let counts = [args.repeat, args.tokens, args.turns, args.result_tokens, args.reply_tokens];
     if counts.iter().chain(&args.prompt).chain(&args.batch).any(|count| *count == 0) {
@@ -171,6 +180,7 @@ async fn load(args: &BenchArgs, weights: &Path, results: &mut Vec<BenchResult>) 
     let mut options = EngineOptions::new(weights);
     options.context = Some(context(args));
     options.speculate = args.speculate;
+    options.kv_format = args.kv_format;
     let mut engine = None;
     let once = async || {
         drop(engine.take()); // two at once would need twice the memory

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use chaski_engine::EngineOptions;
-use chaski_engine::config::{AdapterFolder, KvStoreOptions, RopeStretch};
+use chaski_engine::config::{AdapterFolder, KvFormat, KvStoreOptions, RopeStretch};
 
 /// How the model in this process is run. What is not set is left to the engine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct EngineSettings {
     pub threads: Option<NonZeroUsize>,
     /// Tokens of all requests together that the KV cache holds.
     pub kv_tokens: Option<usize>,
+    /// What keys and values are kept as.
+    pub kv_format: Option<KvFormat>,
     /// Bytes of KV blocks kept on disk; nothing is kept unless this is set, because they tell what was asked.
     pub kv_disk: Option<u64>,
     /// Whether to guess at tokens.
@@ -34,6 +36,7 @@ impl EngineSettings {
         options.rope_scaling = Some(self.rope_scaling.unwrap_or(RopeStretch::Yarn));
         options.threads = self.threads;
         options.kv_tokens = self.kv_tokens;
+        options.kv_format = self.kv_format.unwrap_or(options.kv_format);
         options.kv_store =
             self.kv_disk.map(|most_bytes| KvStoreOptions { folder: cache_dir.join("kv"), most_bytes });
         options.speculate = self.speculate.unwrap_or(options.speculate);

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use chaski_engine::config::RopeStretch;
+use chaski_engine::config::{KvFormat, RopeStretch};
 
 use super::engine::EngineSettings;
 use super::{ConfigError, RemoteModel};
@@ -25,8 +25,8 @@ const PROJECT_KEYS: [&str; 1] = ["model"];
 const MODEL_KEYS: [&str; 4] = ["base_url", "model", "api_key_env", "context"];
 
 /// Keys of the `[engine]` table.
-const ENGINE_KEYS: [&str; 7] =
-    ["context", "rope_scaling", "threads", "kv_tokens", "kv_disk", "speculate", "adapters"];
+const ENGINE_KEYS: [&str; 8] =
+    ["context", "rope_scaling", "threads", "kv_tokens", "kv_format", "kv_disk", "speculate", "adapters"];
 
 /// The variable that holds the key of a remote model unless its table names another.
 const DEFAULT_KEY_VARIABLE: &str = "OPENAI_API_KEY";
@@ -183,8 +183,9 @@ impl Reader<'_> {
                 "context" => settings.context = Some(self.count(&full, value)?),
                 "kv_tokens" => settings.kv_tokens = Some(self.count(&full, value)?),
                 "threads" => settings.threads = NonZeroUsize::new(self.count(&full, value)?),
+                "kv_format" => settings.kv_format = Some(self.one_of(&full, value, &KvFormat::NAMES)?),
                 "kv_disk" => settings.kv_disk = Some(self.size(&full, value)?),
-                "rope_scaling" => settings.rope_scaling = Some(self.rope_stretch(&full, value)?),
+                "rope_scaling" => settings.rope_scaling = Some(self.one_of(&full, value, &RopeStretch::NAMES)?),
                 "speculate" => {
                     let flag = value.get_ref().as_bool();
                     settings.speculate =
@@ -206,11 +207,17 @@ impl Reader<'_> {
         Ok(settings)
     }
 
-    fn rope_stretch(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<RopeStretch, ConfigError> {
+    /// What `known` has under the name that `value` is.
+    fn one_of<T: Copy>(
+        &self,
+        key: &str,
+        value: &Spanned<DeValue<'_>>,
+        known: &[(&str, T)],
+    ) -> Result<T, ConfigError> {
         let text = self.text_of(key, value)?;
-        let found = RopeStretch::NAMES.iter().find(|(name, _)| *name == text);
-        found.map(|(_, stretch)| *stretch).ok_or_else(|| {
-            let names: Vec<String> = RopeStretch::NAMES.iter().map(|(name, _)| format!("`{name}`")).collect();
+        let found = known.iter().find(|(name, _)| *name == text);
+        found.map(|(_, named)| *named).ok_or_else(|| {
+            let names: Vec<String> = known.iter().map(|(name, _)| format!("`{name}`")).collect();
             self.wrong(key, value, &format!("is `{text}`; known are {}", names.join(", ")))
         })
     }

@@ -1,3 +1,7 @@
+use std::path::Path;
+
+use chaski_engine::config::{KvFormat, RopeStretch};
+
 use super::*;
 
 /// A home and a project in a temporary folder.
@@ -176,4 +180,23 @@ fn folders_are_closed_to_other_users() {
     let dir = root.path().join("a/b");
     create_private(&dir).expect("created");
     assert_eq!(fs::metadata(&dir).expect("there").permissions().mode() & 0o777, 0o700);
+}
+
+#[test]
+fn the_engine_is_set_from_the_users_file() {
+    let world = World::new().user(
+        "[engine]\ncontext = 16384\nrope_scaling = 'ntk'\nkv_format = 'q8'\nkv_disk = '2GiB'\nspeculate = false\n",
+    );
+    let config = world.resolve().expect("valid");
+    let options = config.engine.options(Path::new("m.gguf"), Path::new("/cache"));
+    assert_eq!((options.context, options.kv_format), (Some(16384), KvFormat::Q8));
+    assert_eq!(options.rope_scaling, Some(RopeStretch::Ntk));
+    assert_eq!(options.kv_store.expect("set").most_bytes, 2 << 30);
+    assert!(!options.speculate);
+}
+
+#[test]
+fn an_unknown_format_is_told_with_the_known_ones() {
+    let complaint = World::new().user("[engine]\nkv_format = 'q4'\n").complaint();
+    assert!(complaint.contains("line 2: `engine.kv_format` is `q4`; known are `f16`, `q8`"), "{complaint}");
 }

@@ -6,6 +6,7 @@ use candle_core::Device;
 
 use super::*;
 use crate::chat::template::ToolCallStyle;
+use crate::config::KvFormat;
 use crate::model::Checkpoint;
 use crate::request::FinishReason;
 use tiny::{Shape, TinyModel, VOCABULARY};
@@ -28,7 +29,8 @@ fn worker() -> Worker {
     let config = checkpoint.config().unwrap();
     let model = Model::load(&checkpoint, config, 256, Vec::new(), &Device::Cpu, None).unwrap();
     let options = SchedulerOptions { num_blocks: 32, step_tokens: 64, max_sequences: 2 };
-    Worker::new(model, tokenizer, vec![CacheKey::default()], None, options, true).unwrap()
+    let kv_cache = model.new_kv_cache(options.num_blocks, KvFormat::F16).unwrap();
+    Worker::new(model, kv_cache, tokenizer, vec![CacheKey::default()], None, options, true).unwrap()
 }
 
 /// Asks for a greedy reply of at most five tokens.
@@ -75,7 +77,7 @@ fn a_failed_step_ends_its_requests_and_no_others() {
     let second = ask(&mut worker, vec![2; 20]);
     let waits = ask(&mut worker, vec![3; 20]);
     // The model checks that a batch fits the cache.
-    let good = std::mem::replace(&mut worker.kv_cache, worker.model.new_kv_cache(1).unwrap());
+    let good = std::mem::replace(&mut worker.kv_cache, worker.model.new_kv_cache(1, KvFormat::F16).unwrap());
     assert!(worker.step());
     worker.kv_cache = good;
     run(&mut worker);

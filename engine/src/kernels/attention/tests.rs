@@ -1,7 +1,7 @@
-use half::f16;
-
 use super::*;
 use crate::kernels::cpu::InstructionSet;
+use crate::kernels::kv_block::{store_key, store_value};
+use crate::kernels::threads::SharedSlice;
 
 fn numbers(count: usize, seed: u32) -> Vec<f32> {
     let mut state = seed;
@@ -15,40 +15,37 @@ fn numbers(count: usize, seed: u32) -> Vec<f32> {
 
 /// One head with `tokens` cached tokens, in blocks that lie in reverse order.
 struct Cache {
+    format: KvFormat,
     head_dim: usize,
-    keys: Vec<u16>,
-    values: Vec<u16>,
+    bytes: Vec<u8>,
     blocks: Vec<usize>,
     rows: Vec<(Vec<f32>, Vec<f32>)>,
 }
 
 impl Cache {
-    fn new(set: InstructionSet, head_dim: usize, tokens: usize) -> Self {
+    fn new(format: KvFormat, set: InstructionSet, head_dim: usize, tokens: usize) -> Self {
         let count = tokens.div_ceil(BLOCK);
-        let size = block_elements(head_dim);
+        let side = format.block_bytes(head_dim);
         // What no token was written to holds something finite that must not matter.
-        let mut keys = vec![f16::from_f32(3.0).to_bits(); count * size];
-        let mut values = keys.clone();
-        let blocks: Vec<usize> = (0..count).rev().map(|block| block * size).collect();
+        let mut bytes = vec![0x40; count * 2 * side];
+        let blocks: Vec<usize> = (0..count).rev().map(|block| block * 2 * side).collect();
         let mut rows = Vec::new();
+        let cache = SharedSlice::new(&mut bytes);
         for token in 0..tokens {
             let key = numbers(head_dim, 2 * token as u32 + 1);
             let value = numbers(head_dim, 2 * token as u32 + 2);
-            let start = blocks[token / BLOCK];
-            for first in (0..head_dim).step_by(LANES) {
-                let as_halves = |row: &[f32]| {
-                    let mut out = [0; LANES];
-                    halves(set, row[first..first + LANES].try_into().expect("16"), &mut out);
-                    out
-                };
-                for (lane, (key, value)) in as_halves(&key).into_iter().zip(as_halves(&value)).enumerate() {
-                    keys[start + key_at(first + lane, token % BLOCK)] = key;
-                    values[start + value_at(head_dim, first + lane, token % BLOCK)] = value;
+            let (start, slot) = (blocks[token / BLOCK], token % BLOCK);
+            for dim in (0..head_dim).step_by(LANES) {
+                let part = |row: &[f32]| row[dim..dim + LANES].try_into().expect("16");
+                // SAFETY: there is one task.
+                unsafe {
+                    store_key(format, set, &cache, start, dim, slot, &part(&key));
+                    store_value(format, set, &cache, start + side, head_dim, dim, slot, &part(&value));
                 }
             }
             rows.push((key, value));
         }
-        Self { head_dim, keys, values, blocks, rows }
+        Self { format, head_dim, bytes, blocks, rows }
     }
 
     /// The attention of `queries`, (count, head_dim), of which query `i` sees `limits[i]` tokens.
@@ -57,7 +54,13 @@ impl Cache {
         let mut all = vec![Weights::NONE; count];
         let mut all_sums = vec![0.0; count * head_dim];
         for (index, blocks) in self.blocks.chunks(CHUNK_BLOCKS).enumerate() {
-            let chunk = Chunk { keys: &self.keys, values: &self.values, blocks, head_dim };
+            let chunk = Chunk {
+                cache: &self.bytes,
+                format: self.format,
+                blocks,
+                to_values: self.format.block_bytes(head_dim),
+                head_dim,
+            };
             let limits: Vec<usize> =
                 limits.iter().map(|l| l.saturating_sub(index * CHUNK).min(CHUNK)).collect();
             let mut weights = vec![Weights::NONE; count];
@@ -96,15 +99,18 @@ impl Cache {
 
 #[track_caller]
 fn check(head_dim: usize, tokens: usize, limits: &[usize]) {
-    for set in InstructionSet::all() {
-        let cache = Cache::new(set, head_dim, tokens);
-        let queries: Vec<f32> = numbers(limits.len() * head_dim, 77).iter().map(|x| x * 0.8).collect();
-        let found = cache.found(set, &queries, limits);
-        for (row, &limit) in limits.iter().enumerate() {
-            let range = row * head_dim..(row + 1) * head_dim;
-            let expected = cache.expected(&queries[range.clone()], limit);
-            for (found, expected) in found[range].iter().zip(expected) {
-                assert!((f64::from(*found) - expected).abs() < 2e-3, "{set:?}: {found}, not {expected}");
+    for (format, error) in [(KvFormat::F16, 2e-3), (KvFormat::Q8, 2e-2)] {
+        for set in InstructionSet::all() {
+            let cache = Cache::new(format, set, head_dim, tokens);
+            let queries: Vec<f32> = numbers(limits.len() * head_dim, 77).iter().map(|x| x * 0.8).collect();
+            let found = cache.found(set, &queries, limits);
+            for (row, &limit) in limits.iter().enumerate() {
+                let range = row * head_dim..(row + 1) * head_dim;
+                let expected = cache.expected(&queries[range.clone()], limit);
+                for (found, expected) in found[range].iter().zip(expected) {
+                    let off = (f64::from(*found) - expected).abs();
+                    assert!(off < error, "{format:?} {set:?}: {found}, not {expected}");
+                }
             }
         }
     }
@@ -137,24 +143,16 @@ fn chunks_are_joined() {
 
 #[test]
 fn a_query_has_the_same_bits_in_any_company() {
-    for set in InstructionSet::all() {
-        let cache = Cache::new(set, 64, 600);
-        let limits = [600, 1, 256, 300, 511, 17];
-        let queries = numbers(limits.len() * 64, 5);
-        let together = cache.found(set, &queries, &limits);
-        for (row, limit) in limits.into_iter().enumerate() {
-            let range = row * 64..(row + 1) * 64;
-            assert_eq!(cache.found(set, &queries[range.clone()], &[limit]), together[range]);
+    for format in [KvFormat::F16, KvFormat::Q8] {
+        for set in InstructionSet::all() {
+            let cache = Cache::new(format, set, 64, 600);
+            let limits = [600, 1, 256, 300, 511, 17];
+            let queries = numbers(limits.len() * 64, 5);
+            let together = cache.found(set, &queries, &limits);
+            for (row, limit) in limits.into_iter().enumerate() {
+                let range = row * 64..(row + 1) * 64;
+                assert_eq!(cache.found(set, &queries[range.clone()], &[limit]), together[range]);
+            }
         }
-    }
-}
-
-#[test]
-fn what_is_not_finite_does_not_stay_in_the_cache() {
-    for set in InstructionSet::all() {
-        let odd = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30];
-        let mut kept = [0; LANES];
-        halves(set, &std::array::from_fn(|lane| odd[lane % odd.len()]), &mut kept);
-        assert!(kept.iter().all(|&bits| f16::from_bits(bits).is_finite()), "{set:?}");
     }
 }

@@ -57,6 +57,11 @@ impl Simd for Portable {
         bits.map(|bits| f32::from_bits(u32::from(bits) << 16))
     }
     #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self::F {
+        // SAFETY: see above.
+        unsafe { from.cast::<[i8; LANES]>().read_unaligned() }.map(f32::from)
+    }
+    #[inline(always)]
     unsafe fn prefetch(_at: *const u8) {}
     #[inline(always)]
     unsafe fn store_f16(to: *mut u16, value: Self::F) {

@@ -32,6 +32,7 @@ unsafe fn all_operations<S: Simd>(a: &[f32; LANES], b: &[f32; LANES], count: usi
             S::splat(S::reduce_max(x)),
             S::load_f16(found.halves.as_ptr()),
             S::load_bf16(found.halves.as_ptr()),
+            S::load_i8(found.bytes.as_ptr()),
         ];
         for result in results {
             let mut stored = [0.0; LANES];
