@@ -176,8 +176,16 @@ unsafe fn score<S: Simd, L: Layout, const R: usize>(
             let pair = block + 1 < blocks;
             let keys = chunk.cache.as_ptr().add(chunk.blocks[block]);
             let next = chunk.cache.as_ptr().add(chunk.blocks[block + usize::from(pair)]);
+            // Blocks lie apart in memory, where the processor does not guess which comes next.
+            let ahead = [2, 3].map(|ahead| chunk.blocks.get(block + ahead).unwrap_or(&chunk.blocks[block]));
+            let ahead = ahead.map(|start| chunk.cache.as_ptr().add(*start));
             let mut found = [[S::splat(0.0); R]; 2];
             for group in (0..head_dim).step_by(LANES) {
+                for line in (0..L::KEY_GROUP).step_by(64) {
+                    let at = group / LANES * L::KEY_GROUP + line;
+                    S::prefetch(ahead[0].wrapping_add(at));
+                    S::prefetch(ahead[1].wrapping_add(at));
+                }
                 // Without scales the sums simply go on growing.
                 let mut sums = if L::SCALED { [[S::splat(0.0); R]; 2] } else { found };
                 for dim in group..group + LANES {
@@ -267,6 +275,10 @@ unsafe fn gather<S: Simd, L: Layout, const R: usize, const V: usize>(
         for token in 0..most {
             let block = *chunk.blocks.get_unchecked(token / BLOCK) + chunk.to_values;
             let block = chunk.cache.as_ptr().add(block);
+            let ahead = *chunk.blocks.get(token / BLOCK + 1).unwrap_or(&0) + chunk.to_values;
+            let ahead = chunk.cache.as_ptr().wrapping_add(ahead + L::value_at(head_dim, first, token % BLOCK));
+            S::prefetch(ahead);
+            S::prefetch(ahead.wrapping_add(64));
             let mut values = [S::splat(0.0); V];
             for (vector, value) in values.iter_mut().enumerate() {
                 *value = L::value::<S>(block, head_dim, first + vector * LANES, token % BLOCK);

@@ -153,7 +153,11 @@ pub(super) unsafe fn store_value(
 pub(super) trait Layout {
     /// Whether 16 dimensions of keys have scales.
     const SCALED: bool;
+    /// Bytes of 16 dimensions of the keys of a block.
+    const KEY_GROUP: usize;
 
+    /// Where dimensions of a token's value lie in its block.
+    fn value_at(head_dim: usize, dim: usize, slot: usize) -> usize;
     /// One dimension of 16 tokens, before their scales.
     unsafe fn key<S: Simd>(block: *const u8, dim: usize) -> S::F;
     /// The scales of 16 tokens.
@@ -169,14 +173,16 @@ impl F16 {
     const fn key_at(dim: usize) -> usize {
         dim * BLOCK * 2
     }
-
-    const fn value_at(head_dim: usize, dim: usize, slot: usize) -> usize {
-        (slot * head_dim + dim) * 2
-    }
 }
 
 impl Layout for F16 {
     const SCALED: bool = false;
+    const KEY_GROUP: usize = LANES * BLOCK * 2;
+
+    #[inline(always)]
+    fn value_at(head_dim: usize, dim: usize, slot: usize) -> usize {
+        (slot * head_dim + dim) * 2
+    }
 
     #[inline(always)]
     unsafe fn key<S: Simd>(block: *const u8, dim: usize) -> S::F {
@@ -208,14 +214,16 @@ impl Q8 {
     const fn key_at(dim: usize) -> usize {
         Self::scales_at(dim) + KEY_SCALES + dim % LANES * BLOCK
     }
-
-    const fn value_at(head_dim: usize, dim: usize, slot: usize) -> usize {
-        (slot * (head_dim / LANES) + dim / LANES) * VALUE_GROUP
-    }
 }
 
 impl Layout for Q8 {
     const SCALED: bool = true;
+    const KEY_GROUP: usize = KEY_GROUP;
+
+    #[inline(always)]
+    fn value_at(head_dim: usize, dim: usize, slot: usize) -> usize {
+        (slot * (head_dim / LANES) + dim / LANES) * VALUE_GROUP
+    }
 
     #[inline(always)]
     unsafe fn key<S: Simd>(block: *const u8, dim: usize) -> S::F {
