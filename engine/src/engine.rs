@@ -120,8 +120,12 @@ impl Engine {
             }
             _ => None,
         };
-        let MemoryPlan { context, num_blocks } =
-            MemoryPlan::new(&options, config.context, config.kv_bytes_per_token(options.kv_format), available)?;
+        let MemoryPlan { context, num_blocks } = MemoryPlan::new(
+            &options,
+            config.context,
+            config.kv_bytes_per_token(options.kv_format),
+            available,
+        )?;
         let cache_keys = cache_keys(&options, &config);
         let name = config.name.clone().unwrap_or_else(|| {
             options.model.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned())
@@ -373,7 +377,8 @@ fn extend_context(options: &EngineOptions, config: &mut LlamaConfig) -> Result<V
     match (options.context, options.rope_scaling) {
         (Some(asked), Some(stretch)) if asked > config.context => {
             let warning = config.extend_context(asked, stretch.scaling(config.context, asked))?;
-            let cost = asked as f64 * config.kv_bytes_per_token(options.kv_format) as f64 / f64::from(1 << 20);
+            let cost =
+                asked as f64 * config.kv_bytes_per_token(options.kv_format) as f64 / f64::from(1 << 20);
             Ok(vec![warning, format!("the keys and values of {asked} tokens take {cost:.0} MiB")])
         }
         _ => Ok(Vec::new()),

@@ -100,7 +100,8 @@ impl Model {
             Backend::Cpu(_) => KvCache::Cpu(CpuCache::new(&self.config, num_blocks, format)),
             Backend::Candle(..) if format != KvFormat::F16 => {
                 return Err(EngineError::InvalidRequest(
-                    "keys and values in 8 bits need our own CPU kernels, and candle computes this model".into(),
+                    "keys and values in 8 bits need our own CPU kernels, and candle computes this model"
+                        .into(),
                 ));
             }
             Backend::Candle(_, device) => {

@@ -127,7 +127,7 @@ pub enum Priority {
     /// Somebody waits for it.
     #[default]
     Interactive,
-    /// It can wait, and makes way for interactive requests.
+    /// It can wait, and makes way for interactive requests, though not for ever.
     Batch,
 }
 

@@ -21,7 +21,7 @@ mod plan;
 
 use std::collections::HashSet;
 
-use crate::request::SessionId;
+use crate::request::{Priority, SessionId};
 use batch::ScheduledBatch;
 use block_hash::{BlockHash, CacheKey, HashChain};
 use block_pool::{BlockId, BlockPool};
@@ -40,6 +40,10 @@ const FEW_TOKENS: usize = 16;
 /// While others wait for their prefill, one takes half of what is left of a step, but not less than this:
 /// matrices want rows.
 const SHARED_CHUNK: usize = 32;
+
+/// After so many steps in which nothing of it was computed, a sequence no longer makes way for later ones of higher
+/// priority. At a quarter of a second a step that is half a minute.
+const LONG_WAIT: u64 = 128;
 
 /// Blocks that `tokens` tokens take.
 pub fn blocks_for(tokens: usize) -> usize {
@@ -108,13 +112,14 @@ impl Scheduler {
         }
         let id = SequenceId(self.next_id);
         self.next_id += 1;
-        self.insert(Sequence::new(id, new));
+        self.insert(Sequence { served: self.step, ..Sequence::new(id, new) });
         Ok(id)
     }
 
     /// The next step's work; empty when no sequence has anything to compute, or all that have are paused.
     pub fn schedule(&mut self) -> ScheduledBatch {
         self.step += 1;
+        self.promote();
         let mut plan = Plan::new(self.options.step_tokens.max(1));
         for id in self.decoding() {
             self.compute(id, usize::MAX, &mut plan);
@@ -283,6 +288,19 @@ impl Scheduler {
         self.copied_from.clear();
         for sequence in &mut self.sequences {
             sequence.reset();
+        }
+    }
+
+    /// Gives the highest priority to those that have waited long: their early ids then put them first.
+    fn promote(&mut self) {
+        let step = self.step;
+        let waits = |sequence: &Sequence| {
+            let has_work = !sequence.admitted || sequence.pending() > 0;
+            has_work && !sequence.paused && sequence.served + LONG_WAIT < step
+        };
+        let late = self.sequences.iter_mut().filter(|s| s.priority > Priority::Interactive && waits(s));
+        if late.map(|sequence| sequence.priority = Priority::Interactive).count() > 0 {
+            self.sequences.sort_by_key(Sequence::rank);
         }
     }
 

@@ -276,7 +276,8 @@ unsafe fn gather<S: Simd, L: Layout, const R: usize, const V: usize>(
             let block = *chunk.blocks.get_unchecked(token / BLOCK) + chunk.to_values;
             let block = chunk.cache.as_ptr().add(block);
             let ahead = *chunk.blocks.get(token / BLOCK + 1).unwrap_or(&0) + chunk.to_values;
-            let ahead = chunk.cache.as_ptr().wrapping_add(ahead + L::value_at(head_dim, first, token % BLOCK));
+            let ahead =
+                chunk.cache.as_ptr().wrapping_add(ahead + L::value_at(head_dim, first, token % BLOCK));
             S::prefetch(ahead);
             S::prefetch(ahead.wrapping_add(64));
             let mut values = [S::splat(0.0); V];

@@ -296,7 +296,8 @@ mod tests {
         let (dim, slot) = (16, 5);
         // SAFETY: one task.
         unsafe { store_key(format, set, &SharedSlice::new(&mut block), 0, dim, slot, values) };
-        let half = |block: &[u8], at: usize| f16::from_bits(u16::from_ne_bytes([block[at], block[at + 1]])).to_f32();
+        let half =
+            |block: &[u8], at: usize| f16::from_bits(u16::from_ne_bytes([block[at], block[at + 1]])).to_f32();
         for lane in 0..LANES {
             found[0][lane] = match format {
                 KvFormat::F16 => half(&block, F16::key_at(dim + lane) + slot * 2),
@@ -340,7 +341,9 @@ mod tests {
         let odd = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30];
         for set in InstructionSet::all() {
             for format in [KvFormat::F16, KvFormat::Q8] {
-                for values in [std::array::from_fn(|lane| odd[lane % odd.len()]), [1e-12; LANES], [0.0; LANES]] {
+                for values in
+                    [std::array::from_fn(|lane| odd[lane % odd.len()]), [1e-12; LANES], [0.0; LANES]]
+                {
                     let found = kept(format, set, &values);
                     assert!(found.as_flattened().iter().all(|kept| kept.is_finite()), "{format:?} {set:?}");
                 }

@@ -1,11 +1,11 @@
 //! Queries, keys and values of some tokens: one product, rotated, the keys and values put into the cache.
 
-use super::kv_block::{BLOCK, store_key, store_value};
 use super::cpu::InstructionSet;
+use super::kv_block::{BLOCK, store_key, store_value};
 use super::matmul::{Input, Product, matmul};
 use super::matrix::Matrix;
-use super::paged::LayerPlace;
 use super::packed::PANEL_ROWS;
+use super::paged::LayerPlace;
 use super::threads::{SharedSlice, ThreadPool};
 
 /// The heads of a model.

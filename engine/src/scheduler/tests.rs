@@ -1,7 +1,6 @@
 mod random;
 
 use super::*;
-use crate::request::Priority;
 use batch::{LogitsWanted, ScheduledSequence};
 use block_hash::{CacheKey, HashChain};
 
@@ -453,4 +452,25 @@ fn nobody_gives_up_blocks_for_drafts() {
     scheduler.extend(id, &[7]);
     scheduler.draft(id, &[8; 5]);
     assert_eq!(step(&mut scheduler), [(0, 1)]);
+}
+
+#[test]
+fn a_batch_sequence_is_computed_in_the_end_under_endless_interactive_load() {
+    // Room for one sequence at a time.
+    let mut scheduler = scheduler(2, 512);
+    let batch = NewSequence { priority: Priority::Batch, ..bounded(vec![1; 20], 32) };
+    let patient = add(&mut scheduler, batch);
+    let mut first = add(&mut scheduler, bounded(vec![2; 20], 32));
+    for round in 0..2 * LONG_WAIT as u32 {
+        let parts = step(&mut scheduler);
+        if parts.iter().any(|(id, _)| *id == patient.0) {
+            assert!(u64::from(round) >= LONG_WAIT, "it went first in step {round}");
+            return;
+        }
+        // The next one is there before this one ends.
+        let next = add(&mut scheduler, bounded(vec![3 + round; 20], 32));
+        scheduler.finish(first);
+        first = next;
+    }
+    panic!("it was never computed");
 }

@@ -15,3 +15,4 @@ mod formats;
 mod beside;
 mod serving;
 mod smollm2;
+mod nll;

@@ -13,10 +13,10 @@ use chaski_engine::{
     OutputFormat, Prompt, Sampling, TokenEvent,
 };
 
-const TEXT: &str = include_str!("../reference/text.txt");
+pub const TEXT: &str = include_str!("../reference/text.txt");
 
 /// The model file. Without it a test says so and passes, but never where `CI` is set.
-fn model() -> Option<PathBuf> {
+pub fn model() -> Option<PathBuf> {
     let path = std::env::var_os("CHASKI_TEST_MODEL").filter(|path| !path.is_empty()).map(PathBuf::from);
     if path.is_none() {
         assert!(
@@ -78,7 +78,7 @@ async fn warm(engine: &Engine, question: &str) {
     answer(engine, ask(question, 1)).await;
 }
 
-fn reference() -> (Vec<u32>, f64) {
+pub fn reference() -> (Vec<u32>, f64) {
     let record: serde_json::Value = serde_json::from_str(include_str!("../reference/smollm2.json")).unwrap();
     let tokens = record["tokens"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
     (tokens, record["mean_nll"].as_f64().unwrap())
@@ -93,12 +93,12 @@ fn token_ids_equal_the_reference() {
 }
 
 #[tokio::test]
-async fn mean_nll_is_within_one_percent_of_the_reference() {
+async fn mean_nll_is_within_half_a_percent_of_the_reference() {
     let Some(engine) = engine() else { return };
     let (tokens, expected) = reference();
     let found = engine.mean_nll(TEXT, tokens.len()).await.unwrap();
     println!("mean NLL {found:.5}, reference {expected:.5}");
-    assert!((found / expected - 1.0).abs() < 0.01, "mean NLL is {found}, the reference says {expected}");
+    assert!((found / expected - 1.0).abs() < 0.005, "mean NLL is {found}, the reference says {expected}");
 }
 
 #[tokio::test]

@@ -119,6 +119,11 @@ impl OpenAiModel {
             return Err(self.fault("only conversations can be sent to a remote model"));
         };
         self.check_sampling(&request.sampling)?;
+        if let Some(adapter) = &request.adapter {
+            return Err(self.fault(format!(
+                "the OpenAI protocol cannot ask for the adapter `{adapter}`: name the adapted model instead"
+            )));
+        }
         // OpenAI itself refuses the field that most other servers know.
         let max_tokens = match host(&self.remote.base_url) {
             host if host == "openai.com" || host.ends_with(".openai.com") => "max_completion_tokens",

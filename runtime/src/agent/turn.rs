@@ -39,6 +39,8 @@ pub struct Agent {
     pub output: Option<Value>,
     /// How its tokens are picked.
     pub sampling: Sampling,
+    /// The adapter of the engine that it speaks through; `None` is the model itself.
+    pub adapter: Option<String>,
     /// Its bounds.
     pub limits: AgentLimits,
 }
@@ -232,6 +234,7 @@ impl Work<'_> {
             tool_choice: self.tool_choice(),
             output: self.agent.output.clone().map_or(OutputFormat::Text, OutputFormat::JsonSchema),
             sampling: self.agent.sampling.clone(),
+            adapter: self.agent.adapter.clone(),
             max_tokens: room.reply,
             session: Some(self.session.clone()),
             ..GenerateRequest::chat(Vec::new(), room.reply)

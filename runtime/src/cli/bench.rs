@@ -3,6 +3,7 @@
 //! Numbers come with their spread and with the machine: `--json` has all of it. `engine/benches/compare` runs
 //! this next to llama.cpp.
 
+mod long;
 mod machine;
 mod workload;
 
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use chaski_engine::config::KvFormat;
+use chaski_engine::config::{KvFormat, RopeStretch};
 use chaski_engine::{Engine, EngineOptions};
 use clap::ValueEnum;
 use serde::Serialize;
@@ -26,7 +27,7 @@ use workload::{Conversation, Workload};
 /// Arguments of `chaski bench`.
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
-    /// What to measure; everything if absent
+    /// What to measure; everything that needs no `--text` if absent
     measures: Vec<Measure>,
     /// Times that each measurement is made
     #[arg(long, value_name = "N", default_value_t = 3)]
@@ -55,6 +56,20 @@ pub struct BenchArgs {
     /// What keys and values are kept as: f16 or q8
     #[arg(long, value_name = "FORMAT", default_value = "f16", value_parser = kv_format)]
     kv_format: KvFormat,
+    /// A long text in the language of the model, for `perplexity` and `needle`
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// Tokens of it that are read
+    #[arg(
+        long = "length",
+        value_name = "TOKENS",
+        value_delimiter = ',',
+        default_value = "4096,8192,12288,16384"
+    )]
+    lengths: Vec<usize>,
+    /// How the rotary frequencies are stretched where that is more than the model's own context
+    #[arg(long, value_name = "NAME", default_value = "yarn", value_parser = rope_scaling)]
+    rope_scaling: RopeStretch,
     /// Processors to use; all if absent
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -82,6 +97,10 @@ enum Measure {
     Agent,
     /// Reading the weights, until a first token comes out
     Load,
+    /// How well the model predicts a long text: e to the mean negative log-likelihood of a token
+    Perplexity,
+    /// Whether the model finds sentences hidden in a long text
+    Needle,
 }
 
 /// Everything that was measured, and where.
@@ -133,13 +152,20 @@ pub async fn run(args: BenchArgs, config: &Config, global: &GlobalFlags) -> anyh
     };
     results.iter().for_each(show);
     let mut workload = Workload::new(&engine, args.seed);
-    let running = [Measure::Prefill, Measure::Decode, Measure::Batch, Measure::Agent];
+    let running = [
+        Measure::Prefill,
+        Measure::Decode,
+        Measure::Batch,
+        Measure::Agent,
+        Measure::Perplexity,
+        Measure::Needle,
+    ];
     let wanted: Vec<Measure> = running.into_iter().filter(|measure| args.wants(*measure)).collect();
     if !wanted.is_empty() {
         workload.warm_up().await?;
     }
     for measure in wanted {
-        let new = take(measure, &args, &mut workload).await?;
+        let new = take(measure, &args, &engine, &mut workload).await?;
         new.iter().for_each(show);
         results.extend(new);
     }
@@ -154,7 +180,21 @@ pub async fn run(args: BenchArgs, config: &Config, global: &GlobalFlags) -> anyh
 
 impl BenchArgs {
     fn wants(&self, measure: Measure) -> bool {
-        self.measures.is_empty() || self.measures.contains(&measure)
+        let by_default = !matches!(measure, Measure::Perplexity | Measure::Needle);
+        (self.measures.is_empty() && by_default) || self.measures.contains(&measure)
+    }
+
+    /// The text that the user gave.
+    fn text(&self) -> anyhow::Result<String> {
+        let Some(file) = &self.text else {
+            return Err(usage_error(
+                "`perplexity` and `needle` need a text",
+                Some("give one with `--text FILE`"),
+            ));
+        };
+        std::fs::read_to_string(file).map_err(|error| {
+            usage_error(format!("cannot read `{}`: {error}", file.display()), None::<String>)
+        })
     }
 
     fn conversation(&self) -> Conversation {
@@ -167,7 +207,20 @@ fn kv_format(name: &str) -> Result<KvFormat, String> {
     found.map(|(_, format)| *format).ok_or_else(|| "known are `f16` and `q8`".to_owned())
 }
 
+fn rope_scaling(name: &str) -> Result<RopeStretch, String> {
+    let found = RopeStretch::NAMES.iter().find(|(known, _)| *known == name);
+    found.map(|(_, stretch)| *stretch).ok_or_else(|| {
+        format!("known are {}", RopeStretch::NAMES.map(|(name, _)| format!("`{name}`")).join(", "))
+    })
+}
+
 fn check(args: &BenchArgs) -> anyhow::Result<()> {
+    if !args.lengths.is_sorted() || args.lengths.first().is_none_or(|length| *length < 256) {
+        return Err(usage_error("`--length` must be in growing order, and 256 at least", None::<String>));
+    }
+    if args.wants(Measure::Perplexity) || args.wants(Measure::Needle) {
+        args.text()?; // before minutes are spent on the rest
+    }
     let counts = [args.repeat, args.tokens, args.turns, args.result_tokens, args.reply_tokens];
     if counts.iter().chain(&args.prompt).chain(&args.batch).any(|count| *count == 0) {
         return Err(usage_error("a number that counts is 0, it must be at least 1", None::<String>));
@@ -181,6 +234,7 @@ async fn load(args: &BenchArgs, weights: &Path, results: &mut Vec<BenchResult>) 
     options.context = Some(context(args));
     options.speculate = args.speculate;
     options.kv_format = args.kv_format;
+    options.rope_scaling = Some(args.rope_scaling);
     let mut engine = None;
     let once = async || {
         drop(engine.take()); // two at once would need twice the memory
@@ -212,6 +266,9 @@ fn context(args: &BenchArgs) -> usize {
     if args.wants(Measure::Batch) {
         needs.push(largest(&args.batch) * (workload::BATCH_PROMPT + args.tokens + 2));
     }
+    if args.wants(Measure::Perplexity) || args.wants(Measure::Needle) {
+        needs.push(largest(&args.lengths));
+    }
     if args.wants(Measure::Agent) {
         needs.push(args.conversation().context());
     }
@@ -222,6 +279,7 @@ fn context(args: &BenchArgs) -> usize {
 async fn take(
     measure: Measure,
     args: &BenchArgs,
+    engine: &Engine,
     workload: &mut Workload<'_>,
 ) -> anyhow::Result<Vec<BenchResult>> {
     const RATE: &str = "tokens/s";
@@ -250,6 +308,13 @@ async fn take(
             }
         }
         Measure::Agent => results.push(converse(args, workload).await?),
+        Measure::Perplexity => results.extend(long::perplexity(engine, &args.text()?, &args.lengths).await?),
+        Measure::Needle => {
+            let text = args.text()?;
+            for &length in &args.lengths {
+                results.push(long::needles(engine, &text, length).await?);
+            }
+        }
     }
     Ok(results)
 }

@@ -46,6 +46,9 @@ pub struct ChatArgs {
     /// 0 picks the most likely token
     #[arg(long, default_value_t = 0.0)]
     temperature: f32,
+    /// A LoRA adapter of the configuration's `[engine.adapters]` to speak through
+    #[arg(long, value_name = "NAME")]
+    adapter: Option<String>,
     /// The seed
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -84,6 +87,7 @@ pub async fn run(args: ChatArgs, config: &Config, global: &GlobalFlags) -> anyho
         tool_choice: ToolChoice::Auto,
         output: None,
         sampling: Sampling { temperature: args.temperature, seed: args.seed, ..Sampling::default() },
+        adapter: args.adapter,
         limits: AgentLimits { reply_tokens: args.reply_tokens.max(1), ..AgentLimits::default() },
     };
     let cancel = CancellationToken::new();

@@ -185,7 +185,9 @@ impl Reader<'_> {
                 "threads" => settings.threads = NonZeroUsize::new(self.count(&full, value)?),
                 "kv_format" => settings.kv_format = Some(self.one_of(&full, value, &KvFormat::NAMES)?),
                 "kv_disk" => settings.kv_disk = Some(self.size(&full, value)?),
-                "rope_scaling" => settings.rope_scaling = Some(self.one_of(&full, value, &RopeStretch::NAMES)?),
+                "rope_scaling" => {
+                    settings.rope_scaling = Some(self.one_of(&full, value, &RopeStretch::NAMES)?)
+                }
                 "speculate" => {
                     let flag = value.get_ref().as_bool();
                     settings.speculate =

@@ -153,6 +153,8 @@ pub struct AgentSpec {
     pub limits: LimitsSpec,
     /// How its tokens are picked, where that differs from the workflow's `sampling`.
     pub sampling: SamplingSpec,
+    /// The LoRA adapter that it speaks through: a name of the configuration's `[engine.adapters]`.
+    pub adapter: Option<At<String>>,
 }
 
 /// An agent's standing instructions.

@@ -80,6 +80,7 @@ fn scene(replies: Vec<ScriptedReply>) -> Scene {
             tool_choice: ToolChoice::Auto,
             output: None,
             sampling: Sampling::default(),
+            adapter: None,
             limits: AgentLimits::default(),
         },
         model: Arc::new(ScriptedModel::from_replies(replies)),

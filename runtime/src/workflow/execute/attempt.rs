@@ -220,6 +220,7 @@ impl Run<'_> {
             tool_choice: agent.tool_choice.into(),
             output,
             sampling,
+            adapter: agent.adapter.as_ref().map(|adapter| adapter.value.clone()),
             limits: limits(agent),
         };
         let prompt = item.step.prompt.as_ref().map_or("", |prompt| prompt.value.as_str());
