@@ -4,6 +4,7 @@
 //! granted; [`dispatch`] validates a call's arguments, runs it and always ends with a [`ToolResult`]: what
 //! goes wrong in a call is told to the model, and never ends the run.
 
+pub mod arguments;
 pub mod registry;
 pub mod dispatch;
 pub mod result;

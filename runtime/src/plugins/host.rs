@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use jsonschema::Validator;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 use wasmtime::component::Linker;
@@ -22,6 +23,7 @@ use super::load;
 use super::manifest::Manifest;
 use super::permissions::{Effective, Roots, check_roots, weakest_claim};
 use super::sandbox::{self, Call, Ended, HostPart, State};
+use crate::tools::arguments::check_guaranteed;
 use crate::tools::{CallContext, Effect, Tool, ToolDefinition, ToolOutcome, ToolResult};
 use queue::{NoTurn, Queue};
 
@@ -171,12 +173,13 @@ impl PluginHost {
         }
         let mut tools: Vec<Arc<dyn Tool>> = Vec::new();
         for spec in specs {
-            let definition = definition(&manifest, spec)?;
+            let (definition, answers) = definition(&manifest, spec)?;
             if tools.iter().any(|tool| tool.definition().name == definition.name) {
                 let (plugin, tool) = (manifest.id, definition.name);
                 return Err(PluginError::Tool { plugin, tool, reason: "it is listed twice".into() });
             }
-            tools.push(Arc::new(PluginTool { definition: Arc::new(definition), plugin: plugin.clone() }));
+            let (definition, answers) = (Arc::new(definition), answers.map(Arc::new));
+            tools.push(Arc::new(PluginTool { definition, answers, plugin: plugin.clone() }));
         }
         Ok(LoadedPlugin { manifest, effective, digest: compiled.digest, tools })
     }
@@ -262,6 +265,8 @@ struct Plugin {
 /// One tool of a plugin.
 struct PluginTool {
     definition: Arc<ToolDefinition>,
+    /// Checks its structured answers.
+    answers: Option<Arc<Validator>>,
     plugin: Arc<Plugin>,
 }
 
@@ -272,8 +277,10 @@ impl Tool for PluginTool {
 
     fn call<'a>(&'a self, arguments: Value, context: CallContext) -> BoxFuture<'a, ToolResult> {
         Box::pin(async move {
-            let (plugin, definition) = (self.plugin.clone(), self.definition.clone());
-            let call = async move { plugin.call(&definition, arguments, context).await };
+            let (plugin, definition, answers) =
+                (self.plugin.clone(), self.definition.clone(), self.answers.clone());
+            let call =
+                async move { plugin.call(&definition, answers.as_deref(), arguments, context).await };
             self.plugin.shared.spawn(call).await.unwrap_or_else(|error| {
                 let name = &self.definition.name;
                 tracing::error!(tool = name, %error, "a call was lost");
@@ -284,7 +291,13 @@ impl Tool for PluginTool {
 }
 
 impl Plugin {
-    async fn call(&self, definition: &ToolDefinition, arguments: Value, context: CallContext) -> ToolResult {
+    async fn call(
+        &self,
+        definition: &ToolDefinition,
+        answers: Option<&Validator>,
+        arguments: Value,
+        context: CallContext,
+    ) -> ToolResult {
         let tool = definition.name.as_str();
         if let [root, ..] = &self.effective.missing_roots[..] {
             let text = format!(
@@ -309,7 +322,7 @@ impl Plugin {
             effective: &self.effective,
             cancel: &context.cancel,
             observer: Some(Box::new(move |text| output(&name, text))),
-            answers: definition.output_schema.as_ref(),
+            answers,
         };
         sandbox::call(&self.shared.engine, &self.code, call).await
     }
@@ -330,8 +343,11 @@ fn without_turn(tool: &str, no_turn: &NoTurn) -> ToolResult {
     ToolResult::failed(outcome, text)
 }
 
-/// Checks what a plugin says about one tool.
-fn definition(manifest: &Manifest, spec: ToolSpec) -> Result<ToolDefinition, PluginError> {
+/// Checks what a plugin says about one tool; gives the check of its structured answers along.
+fn definition(
+    manifest: &Manifest,
+    spec: ToolSpec,
+) -> Result<(ToolDefinition, Option<Validator>), PluginError> {
     let (shown, _) = crate::tools::result::cut_middle(&spec.name, 80);
     let fault =
         |reason: String| PluginError::Tool { plugin: manifest.id.clone(), tool: shown.clone(), reason };
@@ -348,17 +364,15 @@ fn definition(manifest: &Manifest, spec: ToolSpec) -> Result<ToolDefinition, Plu
         if text.len() > MAX_SCHEMA {
             return Err(fault(format!("its {what} has more than {MAX_SCHEMA} bytes")));
         }
-        let value: Value =
-            serde_json::from_str(text).map_err(|error| fault(format!("its {what} is no JSON: {error}")))?;
-        jsonschema::validator_for(&value)
-            .map_err(|error| fault(format!("its {what} is no JSON Schema: {error}")))?;
-        Ok(value)
+        serde_json::from_str(text).map_err(|error| fault(format!("its {what} is no JSON: {error}")))
     };
     let input_schema = schema(&spec.input_schema, "input schema")?;
     if input_schema["type"] != "object" {
         return Err(fault("its input schema is not of `type: object`".into()));
     }
     let output_schema = spec.output_schema.map(|text| schema(&text, "output schema")).transpose()?;
+    let answers = output_schema.as_ref().map(jsonschema::validator_for).transpose();
+    let answers = answers.map_err(|error| fault(format!("its output schema is no JSON Schema: {error}")))?;
     let effect = match spec.effect {
         GuestEffect::Pure => Effect::Pure,
         GuestEffect::Idempotent => Effect::Idempotent,
@@ -371,5 +385,8 @@ fn definition(manifest: &Manifest, spec: ToolSpec) -> Result<ToolDefinition, Plu
         )));
     }
     let name = format!("{}.{}", manifest.id, spec.name);
-    Ok(ToolDefinition { name, description: spec.description, input_schema, output_schema, effect })
+    let definition =
+        ToolDefinition { name, description: spec.description, input_schema, output_schema, effect };
+    check_guaranteed(&definition).map_err(fault)?;
+    Ok((definition, answers))
 }

@@ -8,6 +8,7 @@ mod output;
 
 use std::time::{Duration, Instant};
 
+use jsonschema::Validator;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde_json::Value;
@@ -190,8 +191,8 @@ pub(super) struct Call<'a> {
     pub(super) effective: &'a Effective,
     pub(super) cancel: &'a CancellationToken,
     pub(super) observer: Option<Watcher>,
-    /// The schema that the tool promised for its structured answers.
-    pub(super) answers: Option<&'a Value>,
+    /// Holds structured answers to what the tool promised.
+    pub(super) answers: Option<&'a Validator>,
 }
 
 /// How a guest's function ended.
@@ -396,7 +397,7 @@ fn killed(
 ///
 /// Structured answers are checked against the schema that the tool promised, because a workflow was checked
 /// against it before it began.
-fn answer(tool: &str, output: Output, answers: Option<&Value>, limit: usize) -> ToolResult {
+fn answer(tool: &str, output: Output, answers: Option<&Validator>, limit: usize) -> ToolResult {
     let broke = |why: String| {
         let (why, truncated) = cut_middle(&why, limit);
         let text = format!("The tool `{tool}` broke down: {why}.");
@@ -417,7 +418,7 @@ fn answer(tool: &str, output: Output, answers: Option<&Value>, limit: usize) -> 
     let json = if values.len() > 1 { Some(Value::Array(values)) } else { values.pop() };
     // A tool that says no does not have to keep its promise.
     if let (Some(value), Some(schema), false) = (&json, answers, output.is_error)
-        && let Err(fault) = jsonschema::validate(schema, value)
+        && let Err(fault) = schema.validate(value)
     {
         let place = fault.instance_path();
         return broke(format!("its answer does not fit its own schema, at `{place}`: {fault}"));

@@ -6,12 +6,28 @@ use std::sync::Arc;
 use chaski_engine::ToolSpec;
 
 use super::Tool;
+use super::arguments::ArgumentCheck;
 use crate::suggest::closest;
 
 /// Every tool of a run, by name.
 #[derive(Clone, Default)]
 pub struct ToolRegistry {
-    tools: BTreeMap<String, Arc<dyn Tool>>,
+    tools: BTreeMap<String, GrantedTool>,
+}
+
+/// A tool with what is worked out about it once.
+#[derive(Clone)]
+pub struct GrantedTool {
+    /// The tool.
+    pub tool: Arc<dyn Tool>,
+    /// Checks the arguments of its calls.
+    pub arguments: Arc<ArgumentCheck>,
+}
+
+impl GrantedTool {
+    fn name(&self) -> &str {
+        &self.tool.definition().name
+    }
 }
 
 /// A pattern or name that fits no tool.
@@ -35,34 +51,35 @@ impl UnknownTool {
 }
 
 impl ToolRegistry {
-    /// Adds `tool`; the last one of a name wins.
+    /// Adds `tool` and compiles the schema of its arguments; the last one of a name wins.
     pub fn insert(&mut self, tool: Arc<dyn Tool>) {
-        self.tools.insert(tool.definition().name.clone(), tool);
+        let arguments = Arc::new(ArgumentCheck::new(&tool.definition().input_schema));
+        self.tools.insert(tool.definition().name.clone(), GrantedTool { tool, arguments });
     }
 
     /// The tool `name`.
     pub fn get(&self, name: &str) -> Result<&Arc<dyn Tool>, UnknownTool> {
-        self.tools.get(name).ok_or_else(|| self.unknown(name))
+        self.tools.get(name).map(|known| &known.tool).ok_or_else(|| self.unknown(name))
     }
 
     /// All tools, by name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn Tool>> {
-        self.tools.values()
+        self.tools.values().map(|known| &known.tool)
     }
 
     /// The tools that `patterns` grant: a name (`workspace.read`) or all of a plugin (`workspace.*`).
     ///
     /// They come in the order of the patterns, which is the order the model sees.
     pub fn grant(&self, patterns: &[String]) -> Result<ToolSet, UnknownTool> {
-        let mut granted: Vec<Arc<dyn Tool>> = Vec::new();
+        let mut granted: Vec<GrantedTool> = Vec::new();
         for pattern in patterns {
             let mut fits =
-                self.tools.values().filter(|tool| matches(pattern, &tool.definition().name)).peekable();
+                self.tools.values().filter(|known| matches(pattern, known.name())).peekable();
             if fits.peek().is_none() {
                 return Err(self.unknown(pattern));
             }
             for tool in fits {
-                if !granted.iter().any(|known| known.definition().name == tool.definition().name) {
+                if !granted.iter().any(|known| known.name() == tool.name()) {
                     granted.push(tool.clone());
                 }
             }
@@ -87,23 +104,28 @@ pub fn matches(pattern: &str, name: &str) -> bool {
 /// The tools that one agent was granted, in the order the model sees them.
 #[derive(Clone, Default)]
 pub struct ToolSet {
-    tools: Vec<Arc<dyn Tool>>,
+    tools: Vec<GrantedTool>,
 }
 
 impl ToolSet {
     /// What the model is told.
     pub fn specs(&self) -> Vec<ToolSpec> {
-        self.tools.iter().map(|tool| tool.definition().spec()).collect()
+        self.tools.iter().map(|known| known.tool.definition().spec()).collect()
     }
 
     /// The granted tool `name`.
     pub fn get(&self, name: &str) -> Option<&Arc<dyn Tool>> {
-        self.tools.iter().find(|tool| tool.definition().name == name)
+        self.granted(name).map(|known| &known.tool)
+    }
+
+    /// The granted tool `name` with what is known about it.
+    pub fn granted(&self, name: &str) -> Option<&GrantedTool> {
+        self.tools.iter().find(|known| known.name() == name)
     }
 
     /// The names, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.tools.iter().map(|tool| tool.definition().name.as_str())
+        self.tools.iter().map(GrantedTool::name)
     }
 
     /// Whether nothing was granted.
