@@ -8,7 +8,9 @@
 //! and however a call ends, it ends in time and the process lives on.
 
 pub mod error;
+pub mod origin;
 pub mod manifest;
+pub mod http;
 pub mod permissions;
 mod contract;
 pub mod load;

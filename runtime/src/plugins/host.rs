@@ -279,8 +279,7 @@ impl Tool for PluginTool {
         Box::pin(async move {
             let (plugin, definition, answers) =
                 (self.plugin.clone(), self.definition.clone(), self.answers.clone());
-            let call =
-                async move { plugin.call(&definition, answers.as_deref(), arguments, context).await };
+            let call = async move { plugin.call(&definition, answers.as_deref(), arguments, context).await };
             self.plugin.shared.spawn(call).await.unwrap_or_else(|error| {
                 let name = &self.definition.name;
                 tracing::error!(tool = name, %error, "a call was lost");

@@ -123,16 +123,24 @@ fn private_or_refused(path: &Path) -> Result<(), String> {
 /// The weakest effect that a tool of this plugin can truthfully claim, by what its manifest asks for.
 ///
 /// What a run does not grant makes no difference: a tool's effect is the same in every run. A plugin's own
-/// folder does not count as outside: what it leaves there is seen by its own tools only.
+/// folder does not count as outside: what it leaves there is seen by its own tools only. Neither do tools that it
+/// calls: each of those calls is decided, and written down, with the effect of its own tool.
 pub fn weakest_claim(manifest: &Manifest) -> Effect {
     let permissions = &manifest.permissions;
     let writes_outside = permissions
         .fs
         .iter()
         .any(|folder| folder.access == Access::ReadWrite && matches!(folder.host, FolderSource::Root(_)));
-    if writes_outside {
+    let sends = permissions.http.iter().any(|request| !request.reads_only());
+    let sees_more = permissions.random
+        || permissions.wall_clock
+        || !permissions.fs.is_empty()
+        || !permissions.http.is_empty()
+        || !permissions.env.is_empty()
+        || !permissions.tools.is_empty();
+    if writes_outside || sends {
         Effect::Effectful
-    } else if permissions.random || permissions.wall_clock || !permissions.fs.is_empty() {
+    } else if sees_more {
         Effect::Idempotent
     } else {
         Effect::Pure

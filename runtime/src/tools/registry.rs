@@ -73,8 +73,7 @@ impl ToolRegistry {
     pub fn grant(&self, patterns: &[String]) -> Result<ToolSet, UnknownTool> {
         let mut granted: Vec<GrantedTool> = Vec::new();
         for pattern in patterns {
-            let mut fits =
-                self.tools.values().filter(|known| matches(pattern, known.name())).peekable();
+            let mut fits = self.tools.values().filter(|known| matches(pattern, known.name())).peekable();
             if fits.peek().is_none() {
                 return Err(self.unknown(pattern));
             }
