@@ -10,9 +10,11 @@
 pub mod error;
 pub mod origin;
 pub mod manifest;
+pub mod grant;
 pub mod http;
 pub mod permissions;
 mod contract;
+pub mod lock;
 pub mod load;
 pub mod sandbox;
 pub mod host;

@@ -2,8 +2,8 @@
 
 mod queue;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -17,12 +17,16 @@ use wasmtime::component::Linker;
 use wasmtime::{Config, Engine};
 
 use super::contract::chaski::plugin::types::{Effect as GuestEffect, ToolSpec};
-use super::contract::{Plugin as Contract, PluginPre};
+use super::contract::{PluginAll as Contract, PluginAllPre as PluginPre};
 pub use super::error::PluginError;
+use super::grant::Grant;
+use super::http::HttpHost;
 use super::load;
+use super::lock::{self, Pin};
 use super::manifest::Manifest;
-use super::permissions::{Effective, Roots, check_roots, weakest_claim};
-use super::sandbox::{self, Call, Ended, HostPart, State};
+use super::permissions::{Effective, Roots, check_apart, check_roots, weakest_claim};
+use super::sandbox::{self, Call, Ended, HostPart, Reach, State};
+use crate::config::Config as Settings;
 use crate::tools::arguments::check_guaranteed;
 use crate::tools::{CallContext, Effect, Tool, ToolDefinition, ToolOutcome, ToolResult};
 use queue::{NoTurn, Queue};
@@ -53,6 +57,27 @@ pub struct HostOptions {
     pub roots: Roots,
     /// Sees what running calls emit.
     pub output: OutputObserver,
+    /// What the operator granted each plugin, by its id.
+    pub grants: BTreeMap<String, Grant>,
+    /// The folder with the operator's settings: no root may cover it.
+    pub settings_dir: Option<PathBuf>,
+    /// Where plugins are pinned; `None` loads one whatever it is, to look at it.
+    pub lock: Option<PathBuf>,
+}
+
+impl HostOptions {
+    /// The options that follow from the settings.
+    pub fn of(config: &Settings, roots: Roots, output: OutputObserver) -> Self {
+        Self {
+            cache_dir: config.cache_dir.clone(),
+            data_dir: config.data_dir.clone(),
+            roots,
+            output,
+            grants: config.grants.clone(),
+            settings_dir: config.user_file.parent().map(Path::to_owned),
+            lock: Some(config.plugins_dir.join(lock::FILE_NAME)),
+        }
+    }
 }
 
 /// The wasmtime engine, its ticker and its own tokio runtime. They end with the host and the last of its tools:
@@ -79,6 +104,8 @@ pub struct LoadedPlugin {
     pub effective: Effective,
     /// SHA-256 of its component.
     pub digest: String,
+    /// What it is, for a lock file.
+    pub pin: Pin,
     /// Its tools, named `plugin.tool`.
     pub tools: Vec<Arc<dyn Tool>>,
 }
@@ -90,6 +117,9 @@ impl PluginHost {
     /// [`PluginError::UnsafeRoot`] when a root would let plugins write to chaski's own files.
     pub fn new(options: HostOptions) -> Result<Self, PluginError> {
         check_roots(&options.roots, &[&options.cache_dir, &options.data_dir])?;
+        if let Some(settings) = &options.settings_dir {
+            check_apart(&options.roots, settings)?;
+        }
         let host = |error: String| PluginError::Host(error);
         let mut config = Config::new();
         config.epoch_interruption(true).max_wasm_stack(STACK_BYTES);
@@ -102,7 +132,7 @@ impl PluginHost {
             .worker_threads(threads)
             // Guests yield every tick; with the usual 61 a timer would be looked at after 610 ms.
             .event_interval(3)
-            .enable_time()
+            .enable_all()
             .build()
             .map_err(|error| host(error.to_string()))?;
         let ticker = Ticker::start(&engine).map_err(|error| host(error.to_string()))?;
@@ -117,15 +147,25 @@ impl PluginHost {
     /// Whatever is wrong with the manifest, the component, or the tools it lists.
     pub async fn load(&self, dir: &Path) -> Result<LoadedPlugin, PluginError> {
         let manifest = Manifest::read(dir)?;
-        let effective = Effective::of(&manifest, &self.options.roots, &self.options.data_dir);
+        let pin = self.pin(&manifest.id)?;
+        let grant = self.options.grants.get(&manifest.id).cloned().unwrap_or_default();
+        let effective = Effective::of(&manifest, &self.options.roots, &self.options.data_dir)
+            .with_grant(&manifest, &grant);
         effective.create_private_folders()?;
         let file = dir.join(&manifest.component);
         let (engine, cache, id) =
             (self.shared.engine.clone(), self.options.cache_dir.clone(), manifest.id.clone());
-        let path = file.clone();
-        let compiled = tokio::task::spawn_blocking(move || load::load(&engine, &id, &path, &cache))
-            .await
-            .map_err(|error| PluginError::Host(error.to_string()))??;
+        let (dir, path, asked, pinned) = (dir.to_owned(), file.clone(), manifest.clone(), pin.clone());
+        let loading = tokio::task::spawn_blocking(move || {
+            let mut found = None;
+            let accept = |component: &str| {
+                let is = found.insert(Pin::with_component(&dir, &asked, component.to_owned())?);
+                pinned.as_ref().map_or(Ok(()), |pin| pin.check(&asked.id, is))
+            };
+            let compiled = load::load(&engine, &id, &path, &cache, accept)?;
+            Ok((compiled, found.expect("a component that loaded was accepted")))
+        });
+        let (compiled, mut found) = loading.await.map_err(|error| PluginError::Host(error.to_string()))??;
 
         let fault = |reason: String| PluginError::Component {
             plugin: manifest.id.clone(),
@@ -135,10 +175,11 @@ impl PluginHost {
                 "a plugin exports `chaski:plugin/tool` and imports no more than `host` and WASI 0.2".into(),
             ),
         };
-        load::check_world(&self.shared.engine, &compiled.component).map_err(fault)?;
+        load::check_world(&self.shared.engine, &compiled.component, &manifest.permissions).map_err(fault)?;
         let mut linker: Linker<State> = Linker::new(&self.shared.engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)
             .map_err(|error| fault(load::first_line(&error)))?;
+        // A component that does not import one of these does not notice it.
         Contract::add_to_linker::<State, HostPart>(&mut linker, |state| state)
             .map_err(|error| fault(load::first_line(&error)))?;
         let code = linker
@@ -151,6 +192,7 @@ impl PluginHost {
             manifest: manifest.clone(),
             effective: effective.clone(),
             code,
+            http: HttpHost::new(&manifest.id, &effective)?.map(Arc::new),
             turns: Arc::new(Semaphore::new(manifest.limits.concurrency)),
             shared: self.shared.clone(),
         });
@@ -181,7 +223,28 @@ impl PluginHost {
             let (definition, answers) = (Arc::new(definition), answers.map(Arc::new));
             tools.push(Arc::new(PluginTool { definition, answers, plugin: plugin.clone() }));
         }
-        Ok(LoadedPlugin { manifest, effective, digest: compiled.digest, tools })
+        found.tools = Some(lock::tools_digest(tools.iter().map(|tool| tool.definition())));
+        if let (Some(file), Some(pin)) = (&self.options.lock, pin) {
+            pin.check(&manifest.id, &found)?;
+            if pin.tools.is_none() {
+                let tools = found.tools.clone();
+                lock::change(file, |pins| {
+                    if let Some(pin) =
+                        pins.get_mut(&manifest.id).filter(|pin| pin.component == found.component)
+                    {
+                        pin.tools = tools;
+                    }
+                })?;
+            }
+        }
+        Ok(LoadedPlugin { manifest, effective, digest: compiled.digest, pin: found, tools })
+    }
+
+    /// What the plugin was when it was installed; `None` where this host does not ask.
+    fn pin(&self, plugin: &str) -> Result<Option<Pin>, PluginError> {
+        let Some(file) = &self.options.lock else { return Ok(None) };
+        let pin = lock::read(file)?.remove(plugin);
+        pin.map(Some).ok_or_else(|| PluginError::NotPinned { plugin: plugin.to_owned(), file: file.clone() })
     }
 }
 
@@ -212,7 +275,7 @@ struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
 impl<T> Future for AbortOnDrop<T> {
     type Output = Result<T, tokio::task::JoinError>;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: std::pin::Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         self.0.poll_unpin(context)
     }
 }
@@ -258,6 +321,7 @@ struct Plugin {
     manifest: Manifest,
     effective: Effective,
     code: PluginPre<State>,
+    http: Option<Arc<HttpHost>>,
     turns: Arc<Semaphore>,
     shared: Arc<Shared>,
 }
@@ -273,6 +337,10 @@ struct PluginTool {
 impl Tool for PluginTool {
     fn definition(&self) -> &ToolDefinition {
         &self.definition
+    }
+
+    fn reach(&self) -> Vec<String> {
+        self.plugin.effective.lines()
     }
 
     fn call<'a>(&'a self, arguments: Value, context: CallContext) -> BoxFuture<'a, ToolResult> {
@@ -306,7 +374,12 @@ impl Plugin {
             return ToolResult::failed(ToolOutcome::Denied, text);
         }
         let deadline = Instant::now() + context.timeout;
-        let _turn = match self.shared.queue.turn(&self.turns, deadline, &context.cancel).await {
+        // A call inside of another runs in that one's turn: waiting for a second could be waiting for itself.
+        let turn = match context.nested {
+            true => None,
+            false => Some(self.shared.queue.turn(&self.turns, deadline, &context.cancel).await),
+        };
+        let _turn = match turn.transpose() {
             Ok(turn) => turn,
             Err(no_turn) => return without_turn(tool, &no_turn),
         };
@@ -321,6 +394,11 @@ impl Plugin {
             effective: &self.effective,
             cancel: &context.cancel,
             observer: Some(Box::new(move |text| output(&name, text))),
+            reach: Reach {
+                http: self.http.clone(),
+                tools: self.effective.tools.clone(),
+                session: context.session,
+            },
             answers,
         };
         sandbox::call(&self.shared.engine, &self.code, call).await

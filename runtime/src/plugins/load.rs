@@ -12,6 +12,7 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::error::PluginError;
+use super::manifest::Permissions;
 use crate::config::create_private;
 use crate::digest::sha256_hex;
 
@@ -20,8 +21,11 @@ const MAX_COMPONENT_BYTES: u64 = 64 << 20;
 
 /// The one thing that a plugin exports.
 const EXPORT: &str = "chaski:plugin/tool@0.1.0";
+/// What a component may import if its manifest asks for it.
+const HTTP: &str = "chaski:plugin/http@0.1.0";
+const TOOLS: &str = "chaski:plugin/tools@0.1.0";
 /// What a component may import beside WASI. The types come along with the functions that use them.
-const IMPORTS: [&str; 2] = ["chaski:plugin/host@0.1.0", "chaski:plugin/types@0.1.0"];
+const IMPORTS: [&str; 4] = ["chaski:plugin/host@0.1.0", "chaski:plugin/types@0.1.0", HTTP, TOOLS];
 /// The packages of WASI 0.2 that the host implements.
 const WASI_PACKAGES: [&str; 6] = ["cli", "clocks", "filesystem", "io", "random", "sockets"];
 
@@ -32,12 +36,14 @@ pub(super) struct Compiled {
     pub(super) digest: String,
 }
 
-/// Compiles the component in `file`, or takes it from `cache_dir`.
+/// Compiles the component in `file`, or takes it from `cache_dir`; `accept` sees its digest before anything is
+/// made of it.
 pub(super) fn load(
     engine: &Engine,
     plugin: &str,
     file: &Path,
     cache_dir: &Path,
+    accept: impl FnOnce(&str) -> Result<(), PluginError>,
 ) -> Result<Compiled, PluginError> {
     let fault = |reason: String| PluginError::Component {
         plugin: plugin.to_owned(),
@@ -51,6 +57,7 @@ pub(super) fn load(
     }
     let bytes = std::fs::read(file).map_err(|error| fault(error.to_string()))?;
     let digest = sha256_hex(&bytes);
+    accept(&digest)?;
     let mut settings = DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut settings);
     let folder = cache_dir.join("components");
@@ -69,9 +76,20 @@ pub(super) fn load(
     Ok(Compiled { component, digest })
 }
 
-/// Refuses imports that the contract does not have, by name: linking says only that one is missing.
-pub(super) fn check_world(engine: &Engine, component: &Component) -> Result<(), String> {
+/// Refuses imports that the contract does not have, or the manifest does not ask for, by name: linking says only
+/// that one is missing.
+pub(super) fn check_world(engine: &Engine, component: &Component, asked: &Permissions) -> Result<(), String> {
     let world = component.component_type();
+    let silent = |name: &str| match name {
+        HTTP => asked.http.is_empty().then_some("http"),
+        TOOLS => asked.tools.is_empty().then_some("tools"),
+        _ => None,
+    };
+    if let Some((name, list)) =
+        world.imports(engine).find_map(|(name, _)| Some((name.to_owned(), silent(name)?)))
+    {
+        return Err(format!("it imports `{name}`, and its manifest does not ask for `{list}`"));
+    }
     let foreign: Vec<String> = world
         .imports(engine)
         .filter(|(name, _)| !is_known_import(name))

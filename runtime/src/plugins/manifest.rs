@@ -3,7 +3,7 @@
 //! Invariant: a [`Manifest`] that was read asks for nothing that the host does not know. An unknown key, a
 //! limit above its ceiling or a capability that does not exist yet is an error with its line, never ignored.
 
-mod parse;
+pub(crate) mod parse;
 
 use std::path::Path;
 use std::time::Duration;

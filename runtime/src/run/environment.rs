@@ -52,13 +52,7 @@ pub async fn tools(
     roots: &Roots,
     output: OutputObserver,
 ) -> anyhow::Result<(ToolRegistry, PluginHost)> {
-    let host = PluginHost::new(HostOptions {
-        cache_dir: config.cache_dir.clone(),
-        data_dir: config.data_dir.clone(),
-        roots: roots.clone(),
-        output,
-    })
-    .map_err(plugin_error)?;
+    let host = PluginHost::new(HostOptions::of(config, roots.clone(), output)).map_err(plugin_error)?;
     let mut registry = ToolRegistry::default();
     let progress = |line: &str| eprintln!("{line}");
     for id in plugins.iter().collect::<BTreeSet<_>>() {

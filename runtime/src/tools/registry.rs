@@ -7,12 +7,14 @@ use chaski_engine::ToolSpec;
 
 use super::Tool;
 use super::arguments::ArgumentCheck;
+use super::permission::{Policy, Rules};
 use crate::suggest::closest;
 
-/// Every tool of a run, by name.
+/// Every tool of a run, by name, and what decides about their calls.
 #[derive(Clone, Default)]
 pub struct ToolRegistry {
     tools: BTreeMap<String, GrantedTool>,
+    policy: Policy,
 }
 
 /// A tool with what is worked out about it once.
@@ -51,6 +53,16 @@ impl UnknownTool {
 }
 
 impl ToolRegistry {
+    /// Puts `policy` in charge of every call; without one, effectful calls do not run.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+    }
+
+    /// All tools, as if each was granted by name.
+    pub fn all(&self) -> ToolSet {
+        ToolSet { tools: self.tools.values().cloned().collect(), policy: self.policy.clone() }
+    }
+
     /// Adds `tool` and compiles the schema of its arguments; the last one of a name wins.
     pub fn insert(&mut self, tool: Arc<dyn Tool>) {
         let arguments = Arc::new(ArgumentCheck::new(&tool.definition().input_schema));
@@ -83,7 +95,7 @@ impl ToolRegistry {
                 }
             }
         }
-        Ok(ToolSet { tools: granted })
+        Ok(ToolSet { tools: granted, policy: self.policy.clone() })
     }
 
     fn unknown(&self, asked: &str) -> UnknownTool {
@@ -104,6 +116,7 @@ pub fn matches(pattern: &str, name: &str) -> bool {
 #[derive(Clone, Default)]
 pub struct ToolSet {
     tools: Vec<GrantedTool>,
+    policy: Policy,
 }
 
 impl ToolSet {
@@ -125,6 +138,23 @@ impl ToolSet {
     /// The names, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tools.iter().map(GrantedTool::name)
+    }
+
+    /// The same tools under `rules` as well, those of `source`, which forbid and ask more.
+    #[must_use]
+    pub fn narrowed(mut self, source: &str, rules: Rules) -> Self {
+        self.policy = self.policy.narrowed(source, rules);
+        self
+    }
+
+    /// What decides about calls.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// The tools, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn Tool>> {
+        self.tools.iter().map(|known| &known.tool)
     }
 
     /// Whether nothing was granted.
