@@ -123,8 +123,10 @@ impl PluginHost {
         let host = |error: String| PluginError::Host(error);
         let mut config = Config::new();
         config.epoch_interruption(true).max_wasm_stack(STACK_BYTES);
-        // Proposals that no guest needs are so much less code to trust.
-        config.wasm_relaxed_simd(false).wasm_tail_call(false).wasm_multi_memory(false).wasm_memory64(false);
+        // Proposals that no guest needs are so much less code to trust. Multiple memories are needed: a component
+        // may be made of several modules (QuickJS is), and wasmtime joins them by an adapter that sees the memories
+        // of both sides.
+        config.wasm_relaxed_simd(false).wasm_tail_call(false).wasm_memory64(false);
         let engine = Engine::new(&config).map_err(|error| host(load::first_line(&error)))?;
         let threads = std::thread::available_parallelism().map_or(2, usize::from);
         let runtime = tokio::runtime::Builder::new_multi_thread()
