@@ -10,3 +10,4 @@ mod sandbox;
 mod engine;
 mod bench;
 mod js_runner;
+mod authoring;

@@ -20,3 +20,5 @@ pub mod sandbox;
 pub mod host;
 pub mod catalog;
 pub mod build;
+pub mod template;
+pub mod case;

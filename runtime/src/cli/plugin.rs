@@ -1,5 +1,6 @@
 //! `chaski plugin`: what is installed, what it asks for, what it was granted.
 
+mod author;
 mod grant;
 mod install;
 
@@ -15,9 +16,9 @@ use super::{GlobalFlags, usage_error};
 use crate::config::Config;
 use crate::plugins::error::PluginError;
 use crate::plugins::grant::CAPABILITIES;
-use crate::plugins::host::{HostOptions, LoadedPlugin, PluginHost};
+use crate::plugins::host::{HostOptions, LoadedPlugin, OutputObserver, PluginHost};
 use crate::plugins::manifest::{FolderSource, Permissions};
-use crate::plugins::permissions::Access;
+use crate::plugins::permissions::{Access, Roots};
 use crate::plugins::{catalog, lock};
 
 /// Arguments of `chaski plugin`.
@@ -77,6 +78,12 @@ enum PluginCommand {
         /// What, as CAPABILITY=WHAT; everything if absent
         items: Vec<String>,
     },
+    /// Write a new plugin: a project that builds, tests and runs
+    New(author::NewArgs),
+    /// Build a plugin and hold its answers to the cases recorded in its folder
+    Test(author::TestArgs),
+    /// Call a tool of an installed plugin
+    Call(author::CallArgs),
     /// Build a plugin from its source
     Build {
         /// A folder with a plugin.toml, or the id of a first-party plugin; all of those if absent
@@ -100,6 +107,9 @@ pub async fn run(args: PluginArgs, config: &Config, global: &GlobalFlags) -> any
         PluginCommand::Remove { id, data } => install::remove(config, &id, data)?,
         PluginCommand::Grant { id, items } => grant::change(config, &id, &items, grant::Change::Grant)?,
         PluginCommand::Revoke { id, items } => grant::change(config, &id, &items, grant::Change::Revoke)?,
+        PluginCommand::New(args) => author::new(&args)?,
+        PluginCommand::Test(args) => return author::test(args, config, global).await,
+        PluginCommand::Call(args) => return author::call(args, config, global).await,
         PluginCommand::Build { plugin, output } => build(config, plugin, output).await?,
     }
     Ok(ExitCode::SUCCESS)
@@ -111,8 +121,8 @@ pub fn plugin_error(error: PluginError) -> anyhow::Error {
     usage_error(error, hint)
 }
 
-fn host(config: &Config) -> anyhow::Result<PluginHost> {
-    PluginHost::new(HostOptions::of(config, Default::default(), Arc::new(|_, _| {}))).map_err(plugin_error)
+fn host(config: &Config, roots: Roots, output: OutputObserver) -> anyhow::Result<PluginHost> {
+    PluginHost::new(HostOptions::of(config, roots, output)).map_err(plugin_error)
 }
 
 /// A host that loads a plugin whatever it is: to look at it before it is pinned.
@@ -122,7 +132,7 @@ fn host_without_pins(config: &Config) -> anyhow::Result<PluginHost> {
 }
 
 async fn list(config: &Config, global: &GlobalFlags) -> anyhow::Result<()> {
-    let host = host(config)?;
+    let host = host(config, Roots::new(), Arc::new(|_, _| {}))?;
     let installed = catalog::installed(&config.plugins_dir).map_err(plugin_error)?;
     let mut table = Table::new(["tool", "effect", "description"]);
     let mut all = Vec::new();
@@ -153,7 +163,8 @@ async fn list(config: &Config, global: &GlobalFlags) -> anyhow::Result<()> {
 async fn inspect(config: &Config, global: &GlobalFlags, id: &str) -> anyhow::Result<()> {
     let plugin =
         catalog::ensure(&config.plugins_dir, id, &|line| eprintln!("{line}")).await.map_err(plugin_error)?;
-    let loaded = host(config)?.load(&plugin.dir).await.map_err(plugin_error)?;
+    let loaded =
+        host(config, Roots::new(), Arc::new(|_, _| {}))?.load(&plugin.dir).await.map_err(plugin_error)?;
     if global.json {
         println!("{}", described(&loaded));
     } else {
