@@ -232,7 +232,7 @@ fn a_flood_is_cut_in_the_middle_and_says_so() {
 /// `cargo test --release -p chaski --test end_to_end js_runner -- --ignored --nocapture`
 #[test]
 #[ignore = "a measurement: needs a machine that does nothing else"]
-fn a_call_takes_half_a_millisecond_at_most() {
+fn a_call_takes_a_millisecond_at_most() {
     let median = |code: &str| {
         let mut times: Vec<Duration> = (0..400)
             .map(|_| {
@@ -248,5 +248,5 @@ fn a_call_takes_half_a_millisecond_at_most() {
     let simple = median("1 + 1");
     median("console.log([1, 2, 3].map((x) => x * 2))");
     median("await Promise.resolve(1)");
-    assert!(simple <= Duration::from_micros(500), "{simple:?}");
+    assert!(simple <= Duration::from_millis(1), "{simple:?}");
 }

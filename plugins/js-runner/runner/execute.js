@@ -24,6 +24,8 @@ const REWRITTEN = /\b(async|await|import)\b/;
 const ABSENT = /\b(require|process|fetch|module|exports|Buffer|window|document|XMLHttpRequest|WebSocket|Deno|Bun|Intl|crypto|TextEncoder|TextDecoder|URL|structuredClone)\b/;
 // What the toolchain leaves in the global object, and none of a program's business.
 const TOOLCHAIN = ["__cqjs", "wit"];
+// Where it goes: to free it would cost every call more than all the rest.
+const putAway = [];
 
 const evaluate = globalThis.eval;
 
@@ -31,8 +33,8 @@ const evaluate = globalThis.eval;
 export function run({ code, input, seed, maxOutputBytes, emit }) {
   const reportBytes = Math.min(Math.floor(maxOutputBytes / 4), MAX_REPORT_BYTES);
   const printedBytes = Math.max(maxOutputBytes - reportBytes - MARK_BYTES, MARK_BYTES);
-  const recorder = new Recorder(printedBytes, emit);
-  prepare(recorder, input, seed);
+  recorder.begin(printedBytes, emit);
+  prepare(input, seed);
   const outcome = settled(code);
   recorder.emitRest();
   const [report, isReportCut] = cutMiddle(clean(outcome.report), reportBytes);
@@ -51,10 +53,13 @@ function define(values) {
   }
 }
 
+// Where the program prints. There is one: an instance runs one program.
+const recorder = new Recorder();
+
 // What every program finds in the global object: put there once, when the snapshot is made.
 function furnish() {
   const { setTimeout, setInterval, clearTimer, queueMicrotask, Promise } = loop;
-  define({ queueMicrotask, Promise });
+  define({ console: console((text) => recorder.write(text)), input: undefined, queueMicrotask, Promise });
   define({ setTimeout, setInterval, clearTimeout: clearTimer, clearInterval: clearTimer });
   define({ setImmediate: (callback, ...values) => setTimeout(callback, 0, ...values), clearImmediate: clearTimer });
   define({ [HELPERS.runAsync]: loop.runAsync, [HELPERS.streamAsync]: loop.streamAsync, [HELPERS.each]: loop.each });
@@ -65,21 +70,23 @@ function furnish() {
 furnish();
 
 // What is different in every call.
-function prepare(recorder, input, seed) {
-  for (const name of TOOLCHAIN) delete globalThis[name];
-  define({ console: console((text) => recorder.write(text)), input });
-  Math.random = seeded(`${seed} ${Date.now()} ${performance.now()}`);
+function prepare(input, seed) {
+  for (const name of TOOLCHAIN) {
+    putAway.push(globalThis[name]);
+    delete globalThis[name];
+  }
+  globalThis.input = input;
+  Math.random = seeded(seed, Date.now(), performance.now() * 1000);
 }
 
 // Runs the program until nothing of it is left to run: what to show below what it printed.
 function settled(code) {
-  const lines = code.split(/\r\n|[\n\r\u2028\u2029]/);
   try {
     const program = REWRITTEN.test(code) ? compile(code) : { source: code, hasValue: true, isAsync: false };
     const value = evaluate(program.source);
     const ending = value instanceof loop.Promise && (program.hasValue || program.isAsync) ? watch(value) : { value };
     const uncaught = loop.runToEnd();
-    if (uncaught) return { report: errorReport(uncaught.reason, lines), isError: true };
+    if (uncaught) return { report: errorReport(uncaught.reason, linesOf(code)), isError: true };
     if (program.isAsync && !("value" in ending)) {
       const report = "the program waits for a promise that nothing is left to settle";
       return { report, isError: true };
@@ -87,8 +94,12 @@ function settled(code) {
     const last = "value" in ending ? ending.value : value;
     return { report: program.hasValue && last !== undefined ? `=> ${inspect(last)}` : "", isError: false };
   } catch (error) {
-    return { report: syntaxReport(error, code, lines) ?? errorReport(error, lines), isError: true };
+    return { report: syntaxReport(error, code) ?? errorReport(error, linesOf(code)), isError: true };
   }
+}
+
+function linesOf(code) {
+  return code.split(/\r\n|[\n\r\u2028\u2029]/);
 }
 
 // An object that gets `value` when `promise` is fulfilled. A rejection goes on to a promise that nobody handles.
@@ -102,13 +113,13 @@ function watch(promise) {
 
 // What is wrong with a program that is none, in the parser's words, which are clearer than the engine's; `null` for
 // an error that the program threw.
-function syntaxReport(error, code, lines) {
+function syntaxReport(error, code) {
   if (!(error instanceof SyntaxError)) return null;
   try {
     compile(code);
     return null;
   } catch (found) {
-    return syntaxError(found, lines);
+    return syntaxError(found, linesOf(code));
   }
 }
 
@@ -167,3 +178,10 @@ function hint(error) {
 function hintAbout(name) {
   return `\nhint: there is no \`${name}\` here: only the language itself, without modules, files, network and processes`;
 }
+
+// A first use makes shapes, atoms and tables that every call would have to make again: with this, they are in the
+// snapshot.
+recorder.begin(MARK_BYTES, () => {});
+recorder.write(inspect([1, "a", { b: evaluate("1 + 1") }]));
+seeded("", 1, 2)();
+cutMiddle(clean(""), MARK_BYTES);

@@ -14,16 +14,21 @@ const MIN_PIECE_BYTES = 1024;
 
 export class Recorder {
   #head = "";
-  #headRoom;
+  #headRoom = 0;
   #tail = [];
   #tailBytes = 0;
-  #tailLimit;
+  #tailLimit = 0;
   #droppedBytes = 0;
-  #emit;
+  #emit = null;
   #emitRoom = MAX_EMITTED_BYTES;
   #unemitted = "";
 
-  constructor(maxBytes, emit) {
+  // Keeps at most `maxBytes` from here on. Apart from the constructor, because that is slow and goes into the snapshot.
+  begin(maxBytes, emit) {
+    this.#head = this.#unemitted = "";
+    this.#tail = [];
+    this.#tailBytes = this.#droppedBytes = 0;
+    this.#emitRoom = MAX_EMITTED_BYTES;
     this.#headRoom = maxBytes - Math.floor(maxBytes / 2);
     this.#tailLimit = Math.floor(maxBytes / 2);
     this.#emit = emit;

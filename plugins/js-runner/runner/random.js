@@ -1,8 +1,8 @@
 // Numbers for `Math.random`: the engine's own generator is in the snapshot, so it would say the same in every call.
 
-// A generator of numbers in [0, 1), begun with hashes of `text`: 53 bits of two steps of sfc32 (PractRand).
-export function seeded(text) {
-  let [a, b, c, counter] = [hash(text, 1), hash(text, 2), hash(text, 3), 1];
+// A generator of numbers in [0, 1), begun with `text` and two numbers: 53 bits of two steps of sfc32 (PractRand).
+export function seeded(text, first, second) {
+  let [a, b, c, counter] = [hash(text), first | 0, second | 0, 1];
   const step = () => {
     const sum = (a + b + counter++) | 0;
     a = b ^ (b >>> 9);
@@ -18,8 +18,8 @@ export function seeded(text) {
 }
 
 // FNV-1a.
-function hash(text, salt) {
-  let state = 0x811c9dc5 ^ salt;
+function hash(text) {
+  let state = 0x811c9dc5;
   for (let at = 0; at < text.length; at++) state = Math.imul(state ^ text.charCodeAt(at), 0x01000193);
   return state | 0;
 }
