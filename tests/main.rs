@@ -7,5 +7,6 @@ mod support;
 mod examples;
 mod bad_input;
 mod sandbox;
+mod plugins;
 mod engine;
 mod bench;

@@ -240,6 +240,14 @@ impl PluginHost {
         Ok(LoadedPlugin { manifest, effective, digest: compiled.digest, pin: found, tools })
     }
 
+    /// Loads several plugins at the same time; the first that cannot be loaded is the error.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub async fn load_all(&self, dirs: &[PathBuf]) -> Result<Vec<LoadedPlugin>, PluginError> {
+        futures::future::try_join_all(dirs.iter().map(|dir| self.load(dir))).await
+    }
+
     /// What the plugin was when it was installed; `None` where this host does not ask.
     fn pin(&self, plugin: &str) -> Result<Option<Pin>, PluginError> {
         let Some(file) = &self.options.lock else { return Ok(None) };
