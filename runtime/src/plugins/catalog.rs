@@ -34,12 +34,8 @@ pub async fn ensure(
     match source {
         _ if !manifest::is_name(id) => Err(unknown(plugins_dir, id)),
         Some(source) => {
-            let built = build::build(&source, &dir, progress).await?;
-            let lock = plugins_dir.join(lock::FILE_NAME);
-            // What was built just now is what it should be. One that was there is held to its pin.
-            if built || !lock::read(&lock)?.contains_key(id) {
-                lock::pin(&lock, id, &dir)?;
-            }
+            build::build(&source, &dir, progress).await?;
+            lock::pin_build(&plugins_dir.join(lock::FILE_NAME), id, &dir)?;
             Ok(InstalledPlugin { id: id.to_owned(), dir })
         }
         None if dir.join(manifest::FILE_NAME).is_file() => Ok(InstalledPlugin { id: id.to_owned(), dir }),
