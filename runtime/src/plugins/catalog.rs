@@ -51,7 +51,7 @@ fn unknown(plugins_dir: &Path, id: &str) -> PluginError {
     PluginError::Invalid(format!("no plugin is called `{id}`{}", meant.unwrap_or_default()))
 }
 
-/// All plugins in `plugins_dir`, by id.
+/// All plugins in `plugins_dir`, by id. First-party builds that have no pin yet, as before there were pins, get one.
 ///
 /// # Errors
 /// When the folder cannot be read, or a manifest in it is not valid.
@@ -69,6 +69,10 @@ pub fn installed(plugins_dir: &Path) -> Result<Vec<InstalledPlugin>, PluginError
         }
     }
     found.sort_by(|a, b| a.id.cmp(&b.id));
+    let own = first_party();
+    for plugin in found.iter().filter(|plugin| own.contains(&plugin.id)) {
+        lock::pin_build(&plugins_dir.join(lock::FILE_NAME), &plugin.id, &plugin.dir)?;
+    }
     Ok(found)
 }
 
