@@ -42,8 +42,7 @@ impl Outside {
 
     fn load(asks: &str, grants: &[&str], rules: Rules) -> Result<Self, PluginError> {
         static GUESTS: OnceLock<[PathBuf; 2]> = OnceLock::new();
-        let guests = GUESTS
-            .get_or_init(|| ["tests/guests/outside", "tests/guests/probe"].map(|source| plugin(source)));
+        let guests = GUESTS.get_or_init(|| ["tests/guests/outside", "tests/guests/probe"].map(plugin));
         let folder = tempfile::tempdir().expect("a folder");
         let mut grant = Grant::default();
         for item in grants {

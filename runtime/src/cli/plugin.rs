@@ -290,10 +290,7 @@ async fn build(config: &Config, plugin: Option<String>, output: Option<PathBuf>)
             .await
             .map_err(plugin_error)?;
         if output.is_none() {
-            let lock = config.plugins_dir.join(lock::FILE_NAME);
-            if built || !lock::read(&lock).map_err(plugin_error)?.contains_key(&id) {
-                lock::pin(&lock, &id, &target).map_err(plugin_error)?;
-            }
+            lock::pin_build(&config.plugins_dir.join(lock::FILE_NAME), &id, &target).map_err(plugin_error)?;
         }
         println!("{} {}", target.display(), if built { "built" } else { "up to date" });
     }

@@ -129,6 +129,12 @@ fn world(permissions: &Permissions) -> &'static str {
     }
 }
 
+/// The digest of the component that the last build left in `output`.
+pub(super) fn built_component(output: &Path) -> Option<String> {
+    let text = std::fs::read(output.join(RECORD)).ok()?;
+    serde_json::from_slice::<Record>(&text).ok().map(|record| record.component)
+}
+
 fn is_current(output: &Path, sources: &str, component: &str) -> bool {
     let record =
         std::fs::read(output.join(RECORD)).ok().and_then(|text| serde_json::from_slice::<Record>(&text).ok());

@@ -31,8 +31,12 @@ use crate::tools::arguments::check_guaranteed;
 use crate::tools::{CallContext, Effect, Tool, ToolDefinition, ToolOutcome, ToolResult};
 use queue::{NoTurn, Queue};
 
-/// How often running guests are asked whether their time is over.
-const TICK: Duration = Duration::from_millis(10);
+/// How often running guests are asked whether their time is over, and let others have the processor. A call
+/// waits for one such slice of each endless neighbour, so 10 ms were too long with four of them on two cores.
+const TICK: Duration = Duration::from_millis(1);
+/// Calls at one time for each processor: more than it can compute, so that a few that never end do not hold up
+/// the rest. A plugin's own `concurrency` bounds the large ones.
+const TURNS_PER_PROCESSOR: usize = 32;
 /// Bytes of native stack that a guest may use.
 const STACK_BYTES: usize = 1 << 20;
 /// Time that a plugin has to say which tools it has.
@@ -134,11 +138,14 @@ impl PluginHost {
             .worker_threads(threads)
             // Guests yield every tick; with the usual 61 a timer would be looked at after 610 ms.
             .event_interval(3)
+            // New calls come from outside and go first: with the usual rule each would wait for a slice of a
+            // guest that never ends. Those only wait while new ones keep coming, whose number is bounded.
+            .global_queue_interval(1)
             .enable_all()
             .build()
             .map_err(|error| host(error.to_string()))?;
         let ticker = Ticker::start(&engine).map_err(|error| host(error.to_string()))?;
-        let (queue, output) = (Queue::new(threads * 2), options.output.clone());
+        let (queue, output) = (Queue::new(threads * TURNS_PER_PROCESSOR), options.output.clone());
         let shared = Arc::new(Shared { engine, runtime: Some(runtime), queue, output, _ticker: ticker });
         Ok(Self { options, shared })
     }
@@ -164,7 +171,8 @@ impl PluginHost {
                 let is = found.insert(Pin::with_component(&dir, &asked, component.to_owned())?);
                 pinned.as_ref().map_or(Ok(()), |pin| pin.check(&asked.id, is))
             };
-            let compiled = load::load(&engine, &id, &path, &cache, accept)?;
+            let expected = pinned.as_ref().map(|pin| pin.component.as_str());
+            let compiled = load::load(&engine, &id, &path, &cache, expected, accept)?;
             Ok((compiled, found.expect("a component that loaded was accepted")))
         });
         let (compiled, mut found) = loading.await.map_err(|error| PluginError::Host(error.to_string()))??;
@@ -240,6 +248,14 @@ impl PluginHost {
             }
         }
         Ok(LoadedPlugin { manifest, effective, digest: compiled.digest, pin: found, tools })
+    }
+
+    /// Loads several plugins at the same time; the first that cannot be loaded is the error.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub async fn load_all(&self, dirs: &[PathBuf]) -> Result<Vec<LoadedPlugin>, PluginError> {
+        futures::future::try_join_all(dirs.iter().map(|dir| self.load(dir))).await
     }
 
     /// What the plugin was when it was installed; `None` where this host does not ask.

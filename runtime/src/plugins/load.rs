@@ -15,6 +15,7 @@ use super::error::PluginError;
 use super::manifest::Permissions;
 use crate::config::create_private;
 use crate::digest::sha256_hex;
+use crate::models::pull;
 
 /// A larger component is a mistake or an attack; CPython with its library has 34 MB.
 const MAX_COMPONENT_BYTES: u64 = 64 << 20;
@@ -37,12 +38,13 @@ pub(super) struct Compiled {
 }
 
 /// Compiles the component in `file`, or takes it from `cache_dir`; `accept` sees its digest before anything is
-/// made of it.
+/// made of it. A digest that is `expected` lets the cache be looked at while the file is still read.
 pub(super) fn load(
     engine: &Engine,
     plugin: &str,
     file: &Path,
     cache_dir: &Path,
+    expected: Option<&str>,
     accept: impl FnOnce(&str) -> Result<(), PluginError>,
 ) -> Result<Compiled, PluginError> {
     let fault = |reason: String| PluginError::Component {
@@ -55,18 +57,30 @@ pub(super) fn load(
     if length > MAX_COMPONENT_BYTES {
         return Err(fault(format!("it has {length} bytes, the most is {MAX_COMPONENT_BYTES}")));
     }
-    let bytes = std::fs::read(file).map_err(|error| fault(error.to_string()))?;
-    let digest = sha256_hex(&bytes);
-    accept(&digest)?;
-    let mut settings = DefaultHasher::new();
-    engine.precompile_compatibility_hash().hash(&mut settings);
     let folder = cache_dir.join("components");
     private_folder(&folder)?;
-    let entry = folder.join(format!("{digest}-{:016x}.cwasm", settings.finish()));
-    if let Some(component) = cached(engine, &entry) {
+    let mut settings = DefaultHasher::new();
+    engine.precompile_compatibility_hash().hash(&mut settings);
+    let settings = settings.finish();
+    let entry_of = |digest: &str| folder.join(format!("{digest}-{settings:016x}.cwasm"));
+    // Read again where it has to be compiled: to keep 34 MB that are only looked at costs more.
+    let (digest, early) = std::thread::scope(|scope| {
+        let early = expected.map(|digest| scope.spawn(|| cached(engine, &entry_of(digest))));
+        let digest = pull::digest(file);
+        (digest, early.and_then(|early| early.join().ok().flatten()))
+    });
+    let digest = digest.map_err(|error| fault(error.to_string()))?;
+    accept(&digest)?;
+    let entry = entry_of(&digest);
+    let known = if expected == Some(digest.as_str()) { early } else { cached(engine, &entry) };
+    if let Some(component) = known {
         return Ok(Compiled { component, digest });
     }
     tracing::info!(plugin, "compiling the component, once");
+    let bytes = std::fs::read(file).map_err(|error| fault(error.to_string()))?;
+    if sha256_hex(&bytes) != digest {
+        return Err(fault("it changed while it was read".into()));
+    }
     let component = Component::from_binary(engine, &bytes)
         .map_err(|error| fault(format!("it is no component that can be run here: {}", first_line(&error))))?;
     match component.serialize() {
@@ -118,15 +132,15 @@ fn is_known_import(name: &str) -> bool {
 /// The component of a whole, unchanged cache entry.
 fn cached(engine: &Engine, entry: &Path) -> Option<Component> {
     let expected = std::fs::read_to_string(digest_file(entry)).ok()?;
-    let code = std::fs::read(entry).ok()?;
-    if sha256_hex(&code) != expected.trim() {
+    if pull::digest(entry).ok()? != expected.trim() {
         tracing::warn!(entry = %entry.display(), "a cached component was damaged or changed; it is made again");
         return None;
     }
-    // SAFETY: these are bytes that `serialize` wrote: the folder is this user's alone, and the digest beside
-    // the entry is that of what was just read into this process's own memory.
+    // SAFETY: these are bytes that `serialize` wrote: the digest beside the entry is that of the file, and the
+    // folder is this user's alone, so that nobody else changes the file before it is mapped or while it is.
+    // Entries are replaced by renaming, never written in place.
     #[allow(unsafe_code)]
-    let component = unsafe { Component::deserialize(engine, &code) };
+    let component = unsafe { Component::deserialize_file(engine, entry) };
     component
         .inspect_err(|error| tracing::warn!(%error, "a cached component does not load; it is made again"))
         .ok()

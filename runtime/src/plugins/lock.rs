@@ -156,6 +156,25 @@ pub fn pin(file: &Path, id: &str, dir: &Path) -> Result<(), PluginError> {
     })
 }
 
+/// Pins what chaski built in `dir`, unless it is pinned as it is.
+///
+/// Another process may have built it and not come to pin it yet, so the build's own record counts. A component
+/// that is another than its build left is not pinned by this: it does not load.
+///
+/// # Errors
+/// As [`pin`].
+pub fn pin_build(file: &Path, id: &str, dir: &Path) -> Result<(), PluginError> {
+    let pinned = read(file)?.remove(id).map(|pin| pin.component);
+    let built = super::build::built_component(dir);
+    if pinned.is_some() && pinned == built {
+        return Ok(());
+    }
+    match (pinned, built) {
+        (Some(_), Some(built)) if Pin::of(dir)?.component != built => Ok(()),
+        _ => pin(file, id, dir),
+    }
+}
+
 fn fault(file: &Path, reason: String) -> PluginError {
     PluginError::Storage {
         path: file.to_owned(),
@@ -210,6 +229,27 @@ mod tests {
         assert_eq!(read(&file).expect("readable")["p"].tools, None);
         change(&file, |pins| drop(pins.remove("p"))).expect("it is writable");
         assert_eq!(read(&file).expect("readable"), Pins::new());
+    }
+
+    #[test]
+    fn a_build_that_nobody_pinned_yet_is_pinned_and_a_swapped_component_is_not() {
+        let (home, plugin) = (tempfile::tempdir().expect("a folder"), folder("one"));
+        let file = home.path().join(FILE_NAME);
+        let pinned = || read(&file).expect("readable")["p"].component.clone();
+        let record = |component: &[u8]| {
+            let text = format!("{{\"sources\": \"s\", \"component\": \"{}\"}}", sha256_hex(component));
+            std::fs::write(plugin.path().join("build.json"), text).expect("writes");
+        };
+        record(b"one");
+        pin_build(&file, "p", plugin.path()).expect("writable");
+        // Somebody swaps the component: the pin stays.
+        std::fs::write(plugin.path().join("c.wasm"), "two").expect("writes");
+        pin_build(&file, "p", plugin.path()).expect("writable");
+        assert_eq!(pinned(), sha256_hex(b"one"));
+        // Another process has built it again.
+        record(b"two");
+        pin_build(&file, "p", plugin.path()).expect("writable");
+        assert_eq!(pinned(), sha256_hex(b"two"));
     }
 
     #[test]
