@@ -213,6 +213,13 @@ fn a_call_by_hand_says_what_is_wrong_with_it() {
     let chaski = Chaski::new();
     let (code, output, errors) = chaski.run(&["plugin", "call", "js-runner.run", r#"{"code": "6 * 7"}"#]);
     assert_eq!((code, output.as_str()), (0, "=> 42\n"), "{errors}");
+    let root = "workspace=examples/code-review/repository";
+    let arguments = r#"{"path": "src/limiter.py", "start": 21, "end": 21}"#;
+    let (code, output, errors) = chaski.run(&["plugin", "call", "workspace.read", arguments, "--root", root]);
+    assert!(code == 0 && output.contains("if count > self.limit:"), "{output}{errors}");
+    let (code, _, errors) = chaski.run(&["plugin", "call", "workspace.read", arguments]);
+    assert_eq!(code, 1);
+    assert!(errors.contains("denied: ") && errors.contains("--root workspace=PATH"), "{errors}");
     let (code, _, errors) = chaski.run(&["plugin", "call", "js-runner.run", "{code}"]);
     assert_eq!(code, 2);
     assert!(errors.starts_with("error: the arguments `{code}` are no JSON: "), "{errors}");

@@ -161,6 +161,32 @@ fn a_rejection_that_nobody_handles_is_an_error_with_its_line() {
 }
 
 #[test]
+fn what_cannot_be_rewritten_is_refused_by_name() {
+    fails(
+        "class B extends Array {\n  async m() { return super.at(0) }\n}",
+        "SyntaxError: `super` in an async method is not supported here\n    at <code>:2:22\n      \
+         async m() { return super.at(0) }",
+    );
+    let result = runner().run("const f = async () => arguments");
+    assert!(
+        result.text.contains("`arguments` in an async arrow function is not supported"),
+        "{}",
+        result.text
+    );
+    check("async function f() { return arguments.length }\nf(1, 2)", "=> 2");
+}
+
+#[test]
+fn a_program_that_breaks_the_runner_is_told_so() {
+    let sabotage = "String.prototype.isWellFormed = Array.prototype.push = JSON.parse = null; 'x'";
+    fails(sabotage, "the program broke the functions that its output is shown with");
+    fails(
+        "new Proxy({}, {\n  ownKeys() { throw new Error('trap') }\n})",
+        "Error: trap\n    at ownKeys (<code>:2)\n      ownKeys() { throw new Error('trap') }",
+    );
+}
+
+#[test]
 fn an_endless_loop_is_stopped_and_what_it_printed_is_told() {
     let runner = Runner::new(&[("timeout = \"10s\"", "timeout = \"1s\"")]);
     for code in ["console.log('step 1'); for (;;) {}", "console.log('step 1'); setInterval(() => {}, 1)"] {

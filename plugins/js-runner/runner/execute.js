@@ -35,7 +35,16 @@ export function run({ code, input, seed, maxOutputBytes, emit }) {
   const printedBytes = Math.max(maxOutputBytes - reportBytes - MARK_BYTES, MARK_BYTES);
   recorder.begin(printedBytes, emit);
   prepare(input, seed);
-  const outcome = settled(code);
+  try {
+    return answer(settled(code), reportBytes);
+  } catch {
+    // The program has changed what the runner itself is made of: `String.prototype`, for example.
+    const text = "the program broke the functions that its output is shown with";
+    return { text, isError: true, truncated: false };
+  }
+}
+
+function answer(outcome, reportBytes) {
   recorder.emitRest();
   const [report, isReportCut] = cutMiddle(clean(outcome.report), reportBytes);
   let printed = recorder.text();
