@@ -236,3 +236,54 @@ fn a_call_by_hand_says_what_is_wrong_with_it() {
     assert_eq!(code, 2);
     assert!(errors.contains("is not of the form `plugin.tool`"), "{errors}");
 }
+
+/// Makes the template in `language` send a request, and gives what its tool then answers.
+#[track_caller]
+fn with_requests(language: &str, app: &str, changes: &[(&str, &str)]) -> String {
+    let bench = Workbench::new();
+    bench.succeeds(&["plugin", "new", "numbers", "--lang", language]);
+    let asks = ("plugin.toml", "http = [] ", "http = [\"https://api.example.com\"] ");
+    for (file, was, is) in changes.iter().map(|(was, is)| (app, *was, *is)).chain([asks]) {
+        let path = bench.path().join("numbers").join(file);
+        let text = std::fs::read_to_string(&path).expect("the file");
+        assert!(text.contains(was), "{file} has `{was}`");
+        std::fs::write(&path, text.replacen(was, is, 1)).expect("writes");
+    }
+    let record = ["plugin", "test", "numbers", "--record", "request", "describe", r#"{"numbers": [1]}"#];
+    bench.succeeds(&record)
+}
+
+#[test]
+fn a_javascript_plugin_that_asks_for_requests_has_them() {
+    let send = "let why;\n    try {\n      http.send({ method: \"GET\", url: \"https://api.example.com/\", headers: [], \
+                body: null, maxBytes: null, timeoutMs: null });\n    } catch (error) {\n      why = error.payload.tag;\n    \
+                }\n    return { content: [{ tag: \"text\", val: why }], isError: false, truncated: false };\n    \
+                const found =";
+    let told = with_requests(
+        "js",
+        "app.js",
+        &[
+            ("import {", "import http from \"chaski:plugin/http@0.1.0\";\nimport {"),
+            ("effect: \"pure\"", "effect: \"idempotent\""),
+            ("const found =", send),
+        ],
+    );
+    assert_eq!(told, "denied\n");
+}
+
+#[test]
+fn a_python_plugin_that_asks_for_requests_has_them() {
+    let send = "try:\n            http.send(http.Request(\"GET\", \"https://api.example.com/\", [], None, None, None))\n        \
+                except Err as error:\n            why = types.Content_Text(type(error.value).__name__)\n        \
+                return types.Output(content=[why], is_error=False, truncated=False)\n        found =";
+    let told = with_requests(
+        "python",
+        "app.py",
+        &[
+            ("imports import types", "imports import http, types"),
+            ("Effect.PURE", "Effect.IDEMPOTENT"),
+            ("found =", send),
+        ],
+    );
+    assert_eq!(told, "Error_Denied\n");
+}
