@@ -7,5 +7,8 @@ mod support;
 mod examples;
 mod bad_input;
 mod sandbox;
+mod plugins;
 mod engine;
 mod bench;
+mod js_runner;
+mod authoring;

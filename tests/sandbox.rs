@@ -1,6 +1,9 @@
 //! What a hostile plugin tries, in the real sandbox: with the capability it works, without it the same call is
 //! refused, and the next call is normal.
 
+mod capabilities;
+mod hostile;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -65,6 +68,9 @@ impl Probe {
             data_dir: folder.path().join("data"),
             roots: Roots::from_iter(roots),
             output: Arc::new(move |_, text| screen.lock().expect("whole").push_str(text)),
+            grants: Default::default(),
+            settings_dir: None,
+            lock: None,
         })?;
         let tools = runtime.block_on(host.load(folder.path()))?.tools;
         Ok(Self { tools, host, shown, folder, runtime })
@@ -90,7 +96,7 @@ impl Probe {
 
 fn within(milliseconds: u64) -> CallContext {
     let timeout = Duration::from_millis(milliseconds);
-    CallContext { call_id: "call".into(), timeout, cancel: CancellationToken::new() }
+    CallContext { call_id: "call".into(), timeout, ..CallContext::default() }
 }
 
 #[track_caller]
@@ -249,8 +255,7 @@ fn a_cancelled_call_ends_at_once() {
     let tool =
         probe.tools.iter().find(|tool| tool.definition().name == "probe.spin").expect("the tool").clone();
     let cancel = CancellationToken::new();
-    let context =
-        CallContext { call_id: "call".into(), timeout: Duration::from_secs(5), cancel: cancel.clone() };
+    let context = CallContext { cancel: cancel.clone(), ..within(5_000) };
     let started = Instant::now();
     let result = probe.runtime.block_on(async move {
         let call = tokio::spawn(async move { tool.call(json!({}), context).await });

@@ -17,6 +17,7 @@ pub mod license;
 pub mod doctor;
 pub mod bench;
 pub mod plugin;
+pub mod permission;
 pub mod run;
 pub mod validate;
 pub mod schema;

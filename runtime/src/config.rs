@@ -13,6 +13,8 @@ use etcetera::BaseStrategy;
 use serde::Serialize;
 
 use crate::cli::GlobalFlags;
+use crate::plugins::grant::Grant;
+use crate::tools::permission::Rules;
 
 pub mod engine;
 pub mod file;
@@ -40,6 +42,12 @@ pub struct Config {
     pub models: BTreeMap<String, RemoteModel>,
     /// How the model in this process is run.
     pub engine: EngineSettings,
+    /// What decides about tool calls.
+    pub permissions: Rules,
+    /// What each plugin was granted, by its id.
+    pub grants: BTreeMap<String, Grant>,
+    /// The user's file. Its folder is never a plugin's to see.
+    pub user_file: PathBuf,
 }
 
 /// A model behind an OpenAI-compatible endpoint.
@@ -214,6 +222,9 @@ impl Config {
                 .or(user.model)
                 .unwrap_or_else(|| DEFAULT_MODEL.to_owned()),
             models: user.models,
+            permissions: user.permissions,
+            grants: user.plugins,
+            user_file: surroundings.working_dir.join(&surroundings.user_file),
             engine: EngineSettings { context: flags.context.or(user.engine.context), ..user.engine },
         })
     }

@@ -8,11 +8,17 @@
 //! and however a call ends, it ends in time and the process lives on.
 
 pub mod error;
+pub mod origin;
 pub mod manifest;
+pub mod grant;
+pub mod http;
 pub mod permissions;
 mod contract;
+pub mod lock;
 pub mod load;
 pub mod sandbox;
 pub mod host;
 pub mod catalog;
 pub mod build;
+pub mod template;
+pub mod case;

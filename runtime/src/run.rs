@@ -6,4 +6,5 @@
 pub mod event;
 pub mod journal;
 pub mod recorder;
+pub mod calls;
 pub mod environment;

@@ -4,10 +4,14 @@
 //! granted; [`dispatch`] validates a call's arguments, runs it and always ends with a [`ToolResult`]: what
 //! goes wrong in a call is told to the model, and never ends the run.
 
+pub mod arguments;
+pub mod permission;
 pub mod registry;
 pub mod dispatch;
+pub mod cache;
 pub mod result;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chaski_engine::ToolSpec;
@@ -58,8 +62,31 @@ impl ToolDefinition {
     }
 }
 
+/// What a running call may ask of the run that it belongs to.
+pub trait CallSession: Send + Sync {
+    /// The tools that it could call, were its plugin granted them all.
+    fn tools(&self) -> Vec<ToolDefinition>;
+
+    /// Calls another tool: decided, written down and bounded like any call.
+    fn call<'a>(&'a self, name: &'a str, arguments: Value, timeout: Duration) -> BoxFuture<'a, ToolResult>;
+
+    /// Writes down that a capability was used or refused.
+    fn audit(&self, audit: Audit);
+}
+
+/// A capability that a call used, or was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audit {
+    /// `http`, `tools`.
+    pub capability: &'static str,
+    /// What was asked for: `GET https://api.example.com/path`.
+    pub what: String,
+    /// Why it was refused; `None` if it was not.
+    pub refused: Option<String>,
+}
+
 /// What a call is told about itself.
-#[derive(Clone, Debug)]
+#[derive(Clone, Default)]
 pub struct CallContext {
     /// The same for every repetition of one call.
     pub call_id: String,
@@ -67,12 +94,21 @@ pub struct CallContext {
     pub timeout: Duration,
     /// Set when the run is cancelled: the call ends soon after, with [`ToolOutcome::Cancelled`].
     pub cancel: CancellationToken,
+    /// The run; `None` for a call outside of one.
+    pub session: Option<Arc<dyn CallSession>>,
+    /// Another call makes it, and waits for it.
+    pub nested: bool,
 }
 
 /// Something a model, or a workflow step, can call.
 pub trait Tool: Send + Sync {
     /// Its name, schema and effect; the same for the tool's whole life.
     fn definition(&self) -> &ToolDefinition;
+
+    /// What a call may touch in this run, a line each, for whoever is asked about one.
+    fn reach(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// Runs it with arguments that are valid under its schema. Bounded in time by `context.timeout`.
     fn call<'a>(&'a self, arguments: Value, context: CallContext) -> BoxFuture<'a, ToolResult>;

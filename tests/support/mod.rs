@@ -41,11 +41,14 @@ pub fn plugin(source: &str) -> PathBuf {
 /// `chaski` with a journal of its own, in the repository's folder.
 pub struct Chaski {
     pub data: tempfile::TempDir,
+    /// Settings of its own, apart from its data: no root may cover them.
+    pub config: tempfile::TempDir,
 }
 
 impl Chaski {
     pub fn new() -> Self {
-        Self { data: tempfile::tempdir().expect("a folder") }
+        let folder = || tempfile::tempdir().expect("a folder");
+        Self { data: folder(), config: folder() }
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
@@ -54,6 +57,7 @@ impl Chaski {
             .args(arguments)
             .current_dir(repository())
             .env("CHASKI_DATA_DIR", self.data.path())
+            .env("XDG_CONFIG_HOME", self.config.path())
             .env("CHASKI_MODELS", &config().models_dir)
             .env("CHASKI_PLUGINS", &config().plugins_dir)
             .env("CHASKI_CACHE_DIR", &config().cache_dir)

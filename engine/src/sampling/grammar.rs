@@ -5,11 +5,13 @@
 //!
 //! Invariant: a special token is allowed only if it ends the turn, and only where the reply may end.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use llguidance::api::TopLevelGrammar;
 use llguidance::earley::SlicedBiasComputer;
-use llguidance::toktrie::{InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, TokenId, TokenizerEnv};
+use llguidance::toktrie::{
+    ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, TokenId, TokenizerEnv,
+};
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 
@@ -110,6 +112,27 @@ impl GrammarCompiler {
             Some(error) => Err(fault(error.lines().next().unwrap_or_default().to_owned())),
         }
     }
+}
+
+/// Whether the arguments of `tool` can be guaranteed, whatever the model: its schema becomes a grammar.
+///
+/// Bytes stand for the vocabulary, so a tool can be refused when it is loaded, before there is a model.
+///
+/// # Errors
+/// [`EngineError::Grammar`] with what the schema has that no grammar can hold to.
+pub fn check_tool(tool: &ToolSpec) -> Result<(), EngineError> {
+    static BYTES: LazyLock<Result<GrammarCompiler, String>> = LazyLock::new(|| {
+        let environment = ApproximateTokEnv::single_byte_env();
+        let factory = ParserFactory::new(&environment, InferenceCapabilities::default(), &[]);
+        let mut factory = factory.map_err(|error| error.to_string())?;
+        factory.quiet();
+        Ok(GrammarCompiler { factory })
+    });
+    let what = format!("the tool `{}`", tool.name);
+    let compiler = BYTES
+        .as_ref()
+        .map_err(|reason| EngineError::Grammar { what: what.clone(), reason: reason.clone() })?;
+    compiler.matcher(reply_grammar(&[tool], ToolCallStyle::LlamaJson, Answer::None), &what).map(drop)
 }
 
 /// What a reply that is no call looks like.

@@ -1,10 +1,11 @@
-//! `chaski bench`: how fast a model runs on this machine.
+//! `chaski bench`: how fast a model runs on this machine; `chaski bench tools`: what a tool call costs.
 //!
 //! Numbers come with their spread and with the machine: `--json` has all of it. `engine/benches/compare` runs
 //! this next to llama.cpp.
 
 mod long;
 mod machine;
+mod tools;
 mod workload;
 
 use std::path::{Path, PathBuf};
@@ -101,6 +102,8 @@ enum Measure {
     Perplexity,
     /// Whether the model finds sentences hidden in a long text
     Needle,
+    /// Tool calls, alone and in a crowd, without a model; only if named
+    Tools,
 }
 
 /// Everything that was measured, and where.
@@ -140,6 +143,13 @@ pub async fn run(args: BenchArgs, config: &Config, global: &GlobalFlags) -> anyh
     check(&args)?;
     if let Some(threads) = args.threads {
         limit_threads(threads)?;
+    }
+    if args.measures.contains(&Measure::Tools) {
+        if args.measures.len() > 1 {
+            return Err(usage_error("`tools` needs no model and is measured alone", None::<String>));
+        }
+        tools::run(config, global).await?;
+        return Ok(ExitCode::SUCCESS);
     }
     let name = global.model.clone().unwrap_or_else(|| config.model.clone());
     let weights = store::ensure(config, &name, !global.quiet).await?.weights;
@@ -286,7 +296,7 @@ async fn take(
     let (repeat, tokens) = (args.repeat, args.tokens);
     let mut results = Vec::new();
     match measure {
-        Measure::Load => {} // done before there was an engine
+        Measure::Load | Measure::Tools => {} // done before there was an engine, or without one
         Measure::Prefill => {
             for &length in &args.prompt {
                 let samples = sample(repeat, async || workload.prefill(length).await).await?;

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::display::escape::escape_control;
 use super::display::{TerminalDisplay, colour, json_observer, tool_output};
+use super::permission::policy;
 use super::run::{CANCELLED, cancel_on_interrupt, folder, journal_error, parse_roots};
 use super::{GlobalFlags, usage_error};
 use crate::agent::model::ChatModel;
@@ -40,6 +41,9 @@ pub struct ChatArgs {
     /// A folder for plugins, read-only: `workspace=.`
     #[arg(long = "root", value_name = "NAME=PATH")]
     roots: Vec<String>,
+    /// Calls that need no question, like `workspace.write(path=src/**)`; repeat for more
+    #[arg(long = "allow", value_name = "PATTERN")]
+    allow: Vec<String>,
     /// Standing instructions: text, or `@FILE`
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
@@ -72,7 +76,8 @@ pub async fn run(args: ChatArgs, config: &Config, global: &GlobalFlags) -> anyho
         if global.json { json_observer() } else { chat_observer(&display, global.quiet) };
     let plugins: Vec<String> =
         args.tools.iter().filter_map(|pattern| Some(pattern.split_once('.')?.0.to_owned())).collect();
-    let (tools, _host) = environment::tools(config, &plugins, &roots, tool_output(&observer)).await?;
+    let (mut tools, _host) = environment::tools(config, &plugins, &roots, tool_output(&observer)).await?;
+    tools.set_policy(policy(config, &args.allow, !global.json)?);
     let granted = tools.grant(&args.tools).map_err(|error| {
         let hint = error.hint();
         usage_error(error, hint)

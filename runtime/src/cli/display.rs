@@ -112,11 +112,19 @@ impl TerminalDisplay {
                 let line = format!("    → {} {}", call.name, shorten(&call.arguments.to_string()));
                 self.line(state, &escape_control(&line));
             }
-            RunEvent::ToolAnswered { outcome, text, seconds, .. } => {
+            RunEvent::ToolDenied { call, decision, .. } => {
+                let line = format!("    ✗ {} denied: {}", call.name, decision.why);
+                self.line(state, &escape_control(&line));
+            }
+            RunEvent::CapabilityUsed { capability, what, refused, .. } => {
+                let refused = refused.as_ref().map(|why| format!(" refused: {why}")).unwrap_or_default();
+                self.line(state, &escape_control(&format!("      {capability} {what}{refused}")));
+            }
+            RunEvent::ToolAnswered { outcome, text, seconds, cached, .. } => {
                 state.tool_calls += 1;
                 let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
-                let line =
-                    format!("    ← {outcome} in {:.1} ms: {}", seconds * 1000.0, shorten(first.trim()));
+                let how = shown_time(*seconds, *cached);
+                let line = format!("    ← {outcome} {how}: {}", shorten(first.trim()));
                 self.line(state, &escape_control(&line));
             }
             RunEvent::Notice { message, .. } => {
@@ -217,6 +225,11 @@ pub fn silent_observer() -> Observer {
 /// Tokens per second behind `lead`; nothing where no time was measured, as with a script.
 fn speed(tokens: usize, seconds: f64, lead: &str) -> String {
     if seconds > 0.0 { format!("{lead}{:.1} tokens/s", tokens as f64 / seconds) } else { String::new() }
+}
+
+/// How long a call took, or that it was not run again.
+pub fn shown_time(seconds: f64, cached: bool) -> String {
+    if cached { "from the cache".to_owned() } else { format!("in {:.1} ms", seconds * 1000.0) }
 }
 
 fn shown_place(place: &Place) -> String {

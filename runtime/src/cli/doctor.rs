@@ -26,6 +26,7 @@ struct Report {
     plugins: Result<Vec<String>, String>,
     python: Result<String, String>,
     wasm_target: bool,
+    node: Result<String, String>,
 }
 
 #[derive(Serialize)]
@@ -70,6 +71,7 @@ fn examine(config: &Config) -> Report {
             .map_err(|error| error.to_string()),
         python: output("python3", &["-I", "-m", "pip", "--version"]),
         wasm_target: crate::plugins::build::has_wasm_target(),
+        node: output("node", &["--version"]),
     }
 }
 
@@ -123,6 +125,10 @@ fn print(report: &Report) {
         "no wasm32-wasip2 target; `rustup target add wasm32-wasip2`"
     };
     println!("rust     {target}");
+    match &report.node {
+        Ok(version) => println!("node     {}", version.trim_end()),
+        Err(reason) => println!("node     {reason}; needed to build js-runner"),
+    }
 }
 
 /// Bytes of memory that the kernel reports under `key`; a container's own limit counts where it is lower.

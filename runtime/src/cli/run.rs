@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
 use super::display::{TerminalDisplay, colour, json_observer, silent_observer, tool_output};
+use super::permission::policy;
 use super::{GlobalFlags, usage_error};
 use crate::config::Config;
 use crate::plugins::permissions::{Access, Root, Roots};
@@ -34,6 +35,9 @@ pub struct RunArgs {
     /// A folder for plugins, in place of the workflow's
     #[arg(long = "root", value_name = "NAME=PATH")]
     roots: Vec<String>,
+    /// Calls that need no question, like `workspace.write(path=src/**)`; repeat for more
+    #[arg(long = "allow", value_name = "PATTERN")]
+    allow: Vec<String>,
     /// The seed of every agent
     #[arg(long)]
     seed: Option<u64>,
@@ -58,6 +62,7 @@ pub async fn run(args: RunArgs, config: &Config, global: &GlobalFlags) -> anyhow
     let (mut tools, _host) =
         environment::tools(config, &plan.plugins(), &roots, tool_output(&observer)).await?;
     tools.insert(Arc::new(HunksTool::new(plan.folder.clone())));
+    tools.set_policy(policy(config, &args.allow, !global.json)?);
     // Again, now that the tools are known: their names and arguments.
     let plan = check::check(&workflow, Some(&tools)).map_err(invalid)?;
 

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::GlobalFlags;
 use super::display::escape::escape_control;
+use super::display::shown_time;
 use super::run::journal_error;
 use super::table::Table;
 use crate::config::Config;
@@ -130,11 +131,28 @@ fn line(event: &RunEvent) -> String {
                 timings.prefill.as_secs_f64(),
             )
         }
-        RunEvent::ToolCalled { place, call } => {
-            format!("{} → {} {}", at(place), call.name, one_line(&call.arguments.to_string()))
+        RunEvent::ToolCalled { place, call, decision, within } => {
+            let decision = decision.as_ref().map(|decision| format!(" ({})", decision.why));
+            format!(
+                "{} → {} {}{}{}",
+                at(place),
+                call.name,
+                one_line(&call.arguments.to_string()),
+                within.as_ref().map(|outer| format!(" from {outer}")).unwrap_or_default(),
+                decision.unwrap_or_default(),
+            )
         }
-        RunEvent::ToolAnswered { place, tool, outcome, text, seconds, .. } => {
-            format!("{} ← {tool} {outcome} in {:.1} ms: {}", at(place), seconds * 1000.0, one_line(text))
+        RunEvent::ToolDenied { place, call, decision, .. } => {
+            let arguments = one_line(&call.arguments.to_string());
+            format!("{} ✗ {} {arguments} denied: {}", at(place), call.name, decision.why)
+        }
+        RunEvent::CapabilityUsed { place, call_id, capability, what, refused } => {
+            let refused = refused.as_ref().map(|why| format!(" refused: {why}")).unwrap_or_default();
+            format!("{} {call_id} {capability} {what}{refused}", at(place))
+        }
+        RunEvent::ToolAnswered { place, tool, outcome, text, seconds, cached, .. } => {
+            let how = shown_time(*seconds, *cached);
+            format!("{} ← {tool} {outcome} {how}: {}", at(place), one_line(text))
         }
         RunEvent::Notice { place, message } => {
             format!(

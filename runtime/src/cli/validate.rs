@@ -81,13 +81,8 @@ fn report(file: &std::path::Path, checked: Result<Vec<String>, InvalidWorkflow>,
 
 /// The tools of the plugins that are installed already; nothing is built.
 async fn installed_tools(config: &Config) -> anyhow::Result<(ToolRegistry, Vec<String>, PluginHost)> {
-    let host = PluginHost::new(HostOptions {
-        cache_dir: config.cache_dir.clone(),
-        data_dir: config.data_dir.clone(),
-        roots: Default::default(),
-        output: Arc::new(|_, _| {}),
-    })
-    .map_err(plugin_error)?;
+    let options = HostOptions::of(config, Default::default(), Arc::new(|_, _| {}));
+    let host = PluginHost::new(options).map_err(plugin_error)?;
     let mut tools = ToolRegistry::default();
     tools.insert(Arc::new(HunksTool::new(PathBuf::from("."))));
     let mut ready = Vec::new();

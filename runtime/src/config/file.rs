@@ -13,16 +13,34 @@ use chaski_engine::config::{KvFormat, RopeStretch};
 
 use super::engine::EngineSettings;
 use super::{ConfigError, RemoteModel};
+use crate::plugins::grant::Grant;
 use crate::suggest::closest;
+use crate::tools::permission::{PatternError, Rules};
 
 /// Keys of the top level.
-const KEYS: [&str; 7] = ["model", "data_dir", "cache_dir", "models_dir", "plugins_dir", "models", "engine"];
+const KEYS: [&str; 9] = [
+    "model",
+    "data_dir",
+    "cache_dir",
+    "models_dir",
+    "plugins_dir",
+    "models",
+    "engine",
+    "permissions",
+    "plugins",
+];
 
 /// The keys among them that a project may set.
 const PROJECT_KEYS: [&str; 1] = ["model"];
 
 /// Keys of a `[models.NAME]` table.
 const MODEL_KEYS: [&str; 4] = ["base_url", "model", "api_key_env", "context"];
+
+/// Keys of the `[permissions]` table.
+const PERMISSION_KEYS: [&str; 3] = ["deny", "allow", "ask"];
+
+/// Keys of a `[plugins.ID]` table.
+const GRANT_KEYS: [&str; 4] = ["http", "env", "secrets", "tools"];
 
 /// Keys of the `[engine]` table.
 const ENGINE_KEYS: [&str; 8] =
@@ -60,6 +78,10 @@ pub struct FileSettings {
     pub models: BTreeMap<String, RemoteModel>,
     /// The `[engine]` table.
     pub engine: EngineSettings,
+    /// The `[permissions]` table.
+    pub permissions: Rules,
+    /// What each plugin was granted, by its id.
+    pub plugins: BTreeMap<String, Grant>,
 }
 
 impl FileSettings {
@@ -122,6 +144,8 @@ impl Reader<'_> {
                 "models_dir" => settings.models_dir = Some(self.folder(name, value)?),
                 "plugins_dir" => settings.plugins_dir = Some(self.folder(name, value)?),
                 "engine" => settings.engine = self.engine(value)?,
+                "permissions" => settings.permissions = self.permissions(value)?,
+                "plugins" => settings.plugins = self.grants(value)?,
                 _ => settings.models = self.models(value)?,
             }
         }
@@ -207,6 +231,65 @@ impl Reader<'_> {
             }
         }
         Ok(settings)
+    }
+
+    fn permissions(&self, value: &Spanned<DeValue<'_>>) -> Result<Rules, ConfigError> {
+        let table = value.get_ref().as_table();
+        let table = table.ok_or_else(|| self.wrong("permissions", value, "must be a table"))?;
+        let mut rules = Rules::default();
+        for (key, value) in table {
+            let field = key.get_ref().as_ref();
+            let list = match field {
+                "deny" => &mut rules.deny,
+                "allow" => &mut rules.allow,
+                "ask" => &mut rules.ask,
+                _ => {
+                    return Err(self.unknown(key.span().start, "permissions.", field, &PERMISSION_KEYS));
+                }
+            };
+            let full = format!("permissions.{field}");
+            for (text, at) in self.texts(&full, value)? {
+                let pattern = text.parse();
+                list.push(pattern.map_err(|error: PatternError| self.wrong(&full, at, &error.reason()))?);
+            }
+        }
+        Ok(rules)
+    }
+
+    /// `[plugins.ID]` tables.
+    fn grants(&self, value: &Spanned<DeValue<'_>>) -> Result<BTreeMap<String, Grant>, ConfigError> {
+        let not_tables = || self.wrong("plugins", value, "must hold tables `[plugins.ID]`");
+        let table = value.get_ref().as_table().ok_or_else(not_tables)?;
+        let mut grants = BTreeMap::new();
+        for (id, value) in table {
+            let id = id.get_ref().to_string();
+            let prefix = format!("plugins.{id}");
+            let fields = value.get_ref().as_table();
+            let mut grant = Grant::default();
+            for (key, value) in fields.ok_or_else(|| self.wrong(&prefix, value, "must be a table"))? {
+                let field = key.get_ref().as_ref();
+                if !GRANT_KEYS.contains(&field) {
+                    return Err(self.unknown(key.span().start, &format!("{prefix}."), field, &GRANT_KEYS));
+                }
+                let full = format!("{prefix}.{field}");
+                for (text, at) in self.texts(&full, value)? {
+                    grant.add(field, &text).map_err(|reason| self.wrong(&full, at, &reason))?;
+                }
+            }
+            grants.insert(id, grant);
+        }
+        Ok(grants)
+    }
+
+    /// A list of texts, each with its place.
+    fn texts<'v, 'a>(
+        &self,
+        key: &str,
+        value: &'v Spanned<DeValue<'a>>,
+    ) -> Result<Vec<(String, &'v Spanned<DeValue<'a>>)>, ConfigError> {
+        let items = value.get_ref().as_array();
+        let items = items.ok_or_else(|| self.wrong(key, value, "must be a list of texts"))?;
+        items.iter().map(|item| Ok((self.text_of(key, item)?, item))).collect()
     }
 
     /// What `known` has under the name that `value` is.

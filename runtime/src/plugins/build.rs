@@ -1,7 +1,11 @@
-//! Building a plugin from its source into the folder that the host loads.
+//! Building a plugin from its source into the folder that the host loads: one file a language.
 //!
 //! A plugin is built again only when its sources, or the contract, changed: their digest is kept beside the
 //! component. The result is put together in a side folder and renamed, so a plugin is whole or not there.
+
+mod js;
+mod python;
+mod rust;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -11,16 +15,15 @@ use sha2::{Digest, Sha256};
 use tokio::process::Command;
 
 use super::error::PluginError;
-use super::manifest::{self, Manifest};
+use super::manifest::{self, Manifest, Permissions};
+pub use rust::has_wasm_target;
 
-/// The version of componentize-py, and with it of CPython.
-const COMPONENTIZE_PY: &str = "componentize-py==0.25.1";
-/// The target that a Rust guest is built for where rustup has it.
-const TARGET: &str = "wasm32-wasip2";
 /// Lines of a failed build's log that are shown.
 const SHOWN_LINES: usize = 15;
 /// What a build leaves beside the component.
 const RECORD: &str = "build.json";
+/// Folders that hold no sources: what builds leave behind, and what tests compare with.
+const NO_SOURCES: [&str; 4] = ["target", "__pycache__", "node_modules", "cases"];
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Record {
@@ -47,6 +50,9 @@ pub async fn build(
         |reason: String| PluginError::Invalid(format!("plugin `{}` was not built: {reason}", manifest.id));
     let parent = output.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent).map_err(|error| fault(error.to_string()))?;
+    if kind(&manifest) == Some("rust") {
+        rust::lock_dependencies(&source).await.map_err(fault)?;
+    }
     let sources = sources_digest(&source).map_err(|error| fault(error.to_string()))?;
     if is_current(output, &sources, &manifest.component) {
         return Ok(false);
@@ -60,15 +66,13 @@ pub async fn build(
         .tempdir_in(parent)
         .map_err(|error| fault(error.to_string()))?;
     let component = side.path().join(&manifest.component);
-    let kind = manifest.build.get("kind").and_then(toml::Value::as_str);
-    match kind {
-        Some("rust") => rust(&source, &component, progress, &manifest.id).await.map_err(fault)?,
-        Some("python") => {
-            let app = manifest.build.get("app").and_then(toml::Value::as_str).unwrap_or("app");
-            python(&source, app, &component, progress, &manifest.id).await.map_err(fault)?;
-        }
+    let work = Work { source: &source, component: &component, manifest: &manifest, progress };
+    match kind(&manifest) {
+        Some("rust") => rust::build(&work).await.map_err(fault)?,
+        Some("python") => python::build(&work).await.map_err(fault)?,
+        Some("js") => js::build(&work).await.map_err(fault)?,
         Some(other) => {
-            return Err(fault(format!("`[build] kind` is `{other}`; known are `rust` and `python`")));
+            return Err(fault(format!("`[build] kind` is `{other}`; known are `rust`, `python` and `js`")));
         }
         None => return Err(fault("its manifest has no `[build] kind`".into())),
     }
@@ -92,110 +96,58 @@ pub async fn build(
     Ok(true)
 }
 
+/// What the builder of a language works with.
+struct Work<'a> {
+    source: &'a Path,
+    component: &'a Path,
+    manifest: &'a Manifest,
+    progress: &'a (dyn Fn(&str) + Send + Sync),
+}
+
+impl Work<'_> {
+    /// The module that exports the world's functions, `default` if the manifest does not say.
+    fn app<'a>(&'a self, default: &'a str) -> &'a str {
+        self.manifest.build.get("app").and_then(toml::Value::as_str).unwrap_or(default)
+    }
+
+    fn say(&self, language: &str) {
+        (self.progress)(&format!("building the plugin {} ({language})", self.manifest.id));
+    }
+}
+
+fn kind(manifest: &Manifest) -> Option<&str> {
+    manifest.build.get("kind").and_then(toml::Value::as_str)
+}
+
+/// The world of the contract that has what the manifest asks for, and nothing else.
+fn world(permissions: &Permissions) -> &'static str {
+    match (permissions.http.is_empty(), permissions.tools.is_empty()) {
+        (true, true) => "plugin",
+        (false, true) => "plugin-http",
+        (true, false) => "plugin-tools",
+        (false, false) => "plugin-all",
+    }
+}
+
+/// The digest of the component that the last build left in `output`.
+pub(super) fn built_component(output: &Path) -> Option<String> {
+    let text = std::fs::read(output.join(RECORD)).ok()?;
+    serde_json::from_slice::<Record>(&text).ok().map(|record| record.component)
+}
+
 fn is_current(output: &Path, sources: &str, component: &str) -> bool {
     let record =
         std::fs::read(output.join(RECORD)).ok().and_then(|text| serde_json::from_slice::<Record>(&text).ok());
     record.is_some_and(|record| record.sources == sources) && output.join(component).is_file()
 }
 
-/// Whether this machine's Rust can build for WebAssembly as it is.
-pub fn has_wasm_target() -> bool {
-    let asked = std::process::Command::new("rustc")
-        .args(["--print", "target-libdir", "--target", TARGET])
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output();
-    asked.is_ok_and(|asked| Path::new(String::from_utf8_lossy(&asked.stdout).trim()).is_dir())
-}
-
-async fn rust(
-    source: &Path,
-    component: &Path,
-    progress: &(dyn Fn(&str) + Send + Sync),
-    id: &str,
-) -> Result<(), String> {
-    progress(&format!("building the plugin {id} (Rust)"));
-    let target = cache_dir().join("guests");
-    let added = has_wasm_target() || {
-        let mut rustup = Command::new("rustup");
-        rustup.args(["target", "add", TARGET]);
-        logged(rustup, "rustup").await.is_ok() && has_wasm_target()
-    };
-    if added {
-        let mut cargo = Command::new("cargo");
-        cargo
-            .args(["build", "--lib", "--release", "--locked", "--target", TARGET, "--target-dir"])
-            .arg(&target)
-            .current_dir(source)
-            .env_remove("CARGO_ENCODED_RUSTFLAGS")
-            .env_remove("RUSTFLAGS");
-        logged(cargo, "cargo").await?;
-        let built = target.join(TARGET).join("release").join(format!("{}.wasm", crate_name(source)?));
-        std::fs::copy(&built, component).map_err(|error| format!("{}: {error}", built.display()))?;
-        return Ok(());
-    }
-    let script = super::catalog::sources()
-        .map(|sources| sources.join("toolchain.sh"))
-        .filter(|script| script.is_file() && Path::new("/usr/bin/apt-get").exists());
-    let Some(script) = script else {
-        return Err(format!("Rust has no target {TARGET} here; `rustup target add {TARGET}` brings it"));
-    };
-    progress("Rust has no WebAssembly target here; Debian's is used, fetched once (150 MB)");
-    let mut bash = Command::new("bash");
-    bash.arg(script)
-        .arg(cache_dir().join("toolchain"))
-        .arg(source)
-        .arg(component)
-        .env("CARGO_TARGET_DIR", target);
-    logged(bash, "toolchain.sh").await
-}
-
-fn crate_name(source: &Path) -> Result<String, String> {
-    let text =
-        std::fs::read_to_string(source.join("Cargo.toml")).map_err(|error| format!("Cargo.toml: {error}"))?;
-    let manifest: toml::Table =
-        toml::from_str(&text).map_err(|error| format!("Cargo.toml: {}", error.message()))?;
-    let name = manifest.get("package").and_then(|package| package.get("name")).and_then(toml::Value::as_str);
-    name.map(|name| name.replace('-', "_")).ok_or_else(|| "Cargo.toml names no package".to_owned())
-}
-
-async fn python(
-    source: &Path,
-    app: &str,
-    component: &Path,
-    progress: &(dyn Fn(&str) + Send + Sync),
-    id: &str,
-) -> Result<(), String> {
-    progress(&format!("building the plugin {id} (Python)"));
-    let environment = cache_dir().join("componentize-py-0.25.1");
-    let tool = environment.join("bin/componentize-py");
-    if !tool.is_file() {
-        let mut venv = Command::new("python3");
-        venv.args(["-m", "venv"]).arg(&environment);
-        logged(venv, "python3 -m venv").await?;
-        let mut pip = Command::new(environment.join("bin/pip"));
-        pip.args(["install", "--quiet", COMPONENTIZE_PY]);
-        logged(pip, "pip install componentize-py").await?;
-    }
-    let contract = contract_dir(source)?;
-    let mut build = Command::new(tool);
-    build
-        .arg("--wit-path")
-        .arg(contract)
-        .args(["--world", "plugin", "componentize", app, "-o"])
-        .arg(component)
-        .current_dir(source)
-        .env("PYTHONDONTWRITEBYTECODE", "1");
-    logged(build, "componentize-py").await
-}
-
-/// The contract's folder: beside the first-party sources.
+/// The contract's folder: the plugin's own copy, or beside the first-party sources.
 fn contract_dir(source: &Path) -> Result<PathBuf, String> {
     let beside = source.parent().map(|parent| parent.join("wit"));
     let known = super::catalog::sources().map(|sources| sources.join("wit"));
-    beside
+    [Some(source.join("wit")), beside, known]
         .into_iter()
-        .chain(known)
+        .flatten()
         .find(|path| path.is_dir())
         .ok_or_else(|| "the plugin contract (wit) is not found".into())
 }
@@ -242,14 +194,15 @@ fn sources_digest(source: &Path) -> std::io::Result<String> {
             hash.update(bytes);
         }
     }
-    hash.update(COMPONENTIZE_PY);
+    hash.update(python::COMPONENTIZE_PY);
+    hash.update(js::TOOLCHAIN_LOCK);
     while let Some(folder) = folders.pop() {
         let mut entries: Vec<_> = std::fs::read_dir(&folder)?.collect::<Result<_, _>>()?;
         entries.sort_by_key(std::fs::DirEntry::file_name);
         for entry in entries {
             let name = entry.file_name().to_string_lossy().into_owned();
             let kind = entry.file_type()?;
-            if kind.is_dir() && name != "target" && name != "__pycache__" && !name.starts_with('.') {
+            if kind.is_dir() && !NO_SOURCES.contains(&name.as_str()) && !name.starts_with('.') {
                 folders.push(entry.path());
             } else if kind.is_file() && !name.ends_with(".wasm") {
                 hash.update(name.as_bytes());

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::build;
 use super::error::PluginError;
+use super::lock;
 use super::manifest::{self, Manifest};
 use crate::suggest::closest;
 
@@ -34,6 +35,7 @@ pub async fn ensure(
         _ if !manifest::is_name(id) => Err(unknown(plugins_dir, id)),
         Some(source) => {
             build::build(&source, &dir, progress).await?;
+            lock::pin_build(&plugins_dir.join(lock::FILE_NAME), id, &dir)?;
             Ok(InstalledPlugin { id: id.to_owned(), dir })
         }
         None if dir.join(manifest::FILE_NAME).is_file() => Ok(InstalledPlugin { id: id.to_owned(), dir }),
@@ -49,7 +51,7 @@ fn unknown(plugins_dir: &Path, id: &str) -> PluginError {
     PluginError::Invalid(format!("no plugin is called `{id}`{}", meant.unwrap_or_default()))
 }
 
-/// All plugins in `plugins_dir`, by id.
+/// All plugins in `plugins_dir`, by id. First-party builds that have no pin yet, as before there were pins, get one.
 ///
 /// # Errors
 /// When the folder cannot be read, or a manifest in it is not valid.
@@ -67,6 +69,10 @@ pub fn installed(plugins_dir: &Path) -> Result<Vec<InstalledPlugin>, PluginError
         }
     }
     found.sort_by(|a, b| a.id.cmp(&b.id));
+    let own = first_party();
+    for plugin in found.iter().filter(|plugin| own.contains(&plugin.id)) {
+        lock::pin_build(&plugins_dir.join(lock::FILE_NAME), &plugin.id, &plugin.dir)?;
+    }
     Ok(found)
 }
 

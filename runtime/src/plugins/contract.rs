@@ -4,6 +4,10 @@
 
 wasmtime::component::bindgen!({
     path: "../plugins/wit",
-    world: "plugin",
+    world: "plugin-all",
+    imports: {
+        "chaski:plugin/http.send": async,
+        "chaski:plugin/tools.call": async,
+    },
     exports: { default: async },
 });

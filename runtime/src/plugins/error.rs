@@ -78,6 +78,46 @@ pub enum PluginError {
         /// The folder that has to stay out of reach.
         own: PathBuf,
     },
+    /// A plugin is another than the one that was installed.
+    #[error(
+        "the {what} of plugin `{plugin}` changed since it was installed\n  pinned {pinned}\n  found  {found}"
+    )]
+    Changed {
+        /// The plugin's id.
+        plugin: String,
+        /// What changed.
+        what: &'static str,
+        /// The digest that was pinned.
+        pinned: String,
+        /// The digest that was found.
+        found: String,
+    },
+    /// A plugin lies among the installed ones and was not installed.
+    #[error("plugin `{plugin}` was not installed: `{file}` has no pin for it")]
+    NotPinned {
+        /// The plugin's id.
+        plugin: String,
+        /// The lock file.
+        file: PathBuf,
+    },
+    /// A root covers the folder with chaski's settings.
+    #[error("root `{root}` offers plugins `{path}`, which covers chaski's settings in `{own}`")]
+    SettingsRoot {
+        /// The root's name.
+        root: String,
+        /// The root's folder.
+        path: PathBuf,
+        /// The folder that has to stay out of reach.
+        own: PathBuf,
+    },
+    /// What was granted to a plugin cannot be given.
+    #[error("plugin `{plugin}`: {reason}")]
+    Grant {
+        /// The plugin's id.
+        plugin: String,
+        /// Why.
+        reason: String,
+    },
     /// The WebAssembly engine did not start.
     #[error("the plugin host did not start: {0}")]
     Host(String),
@@ -98,6 +138,16 @@ impl PluginError {
             }
             Self::UnsafeRoot { .. } => {
                 Some("name a narrower folder, or offer it with `access: read`".to_owned())
+            }
+            Self::Changed { plugin, .. } => Some(format!(
+                "if you meant that, `chaski plugin update {plugin}` shows what it is now and pins it"
+            )),
+            Self::NotPinned { plugin, .. } => Some(format!(
+                "`chaski plugin update {plugin}` shows what it is and pins it; `chaski plugin add DIR` installs"
+            )),
+            Self::SettingsRoot { .. } => Some("name a narrower folder".to_owned()),
+            Self::Grant { plugin, .. } => {
+                Some(format!("`chaski plugin inspect {plugin}` shows what it was granted"))
             }
             Self::Invalid(_) | Self::Host(_) => None,
         }

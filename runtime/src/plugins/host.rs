@@ -2,31 +2,41 @@
 
 mod queue;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use jsonschema::Validator;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 use wasmtime::component::Linker;
 use wasmtime::{Config, Engine};
 
 use super::contract::chaski::plugin::types::{Effect as GuestEffect, ToolSpec};
-use super::contract::{Plugin as Contract, PluginPre};
+use super::contract::{PluginAll as Contract, PluginAllPre as PluginPre};
 pub use super::error::PluginError;
+use super::grant::Grant;
+use super::http::HttpHost;
 use super::load;
+use super::lock::{self, Pin};
 use super::manifest::Manifest;
-use super::permissions::{Effective, Roots, check_roots, weakest_claim};
-use super::sandbox::{self, Call, Ended, HostPart, State};
+use super::permissions::{Effective, Roots, check_apart, check_roots, weakest_claim};
+use super::sandbox::{self, Call, Ended, HostPart, Reach, State};
+use crate::config::Config as Settings;
+use crate::tools::arguments::check_guaranteed;
 use crate::tools::{CallContext, Effect, Tool, ToolDefinition, ToolOutcome, ToolResult};
 use queue::{NoTurn, Queue};
 
-/// How often running guests are asked whether their time is over.
-const TICK: Duration = Duration::from_millis(10);
+/// How often running guests are asked whether their time is over, and let others have the processor. A call
+/// waits for one such slice of each endless neighbour, so 10 ms were too long with four of them on two cores.
+const TICK: Duration = Duration::from_millis(1);
+/// Calls at one time for each processor: more than it can compute, so that a few that never end do not hold up
+/// the rest. A plugin's own `concurrency` bounds the large ones.
+const TURNS_PER_PROCESSOR: usize = 32;
 /// Bytes of native stack that a guest may use.
 const STACK_BYTES: usize = 1 << 20;
 /// Time that a plugin has to say which tools it has.
@@ -51,6 +61,27 @@ pub struct HostOptions {
     pub roots: Roots,
     /// Sees what running calls emit.
     pub output: OutputObserver,
+    /// What the operator granted each plugin, by its id.
+    pub grants: BTreeMap<String, Grant>,
+    /// The folder with the operator's settings: no root may cover it.
+    pub settings_dir: Option<PathBuf>,
+    /// Where plugins are pinned; `None` loads one whatever it is, to look at it.
+    pub lock: Option<PathBuf>,
+}
+
+impl HostOptions {
+    /// The options that follow from the settings.
+    pub fn of(config: &Settings, roots: Roots, output: OutputObserver) -> Self {
+        Self {
+            cache_dir: config.cache_dir.clone(),
+            data_dir: config.data_dir.clone(),
+            roots,
+            output,
+            grants: config.grants.clone(),
+            settings_dir: config.user_file.parent().map(Path::to_owned),
+            lock: Some(config.plugins_dir.join(lock::FILE_NAME)),
+        }
+    }
 }
 
 /// The wasmtime engine, its ticker and its own tokio runtime. They end with the host and the last of its tools:
@@ -77,6 +108,8 @@ pub struct LoadedPlugin {
     pub effective: Effective,
     /// SHA-256 of its component.
     pub digest: String,
+    /// What it is, for a lock file.
+    pub pin: Pin,
     /// Its tools, named `plugin.tool`.
     pub tools: Vec<Arc<dyn Tool>>,
 }
@@ -88,11 +121,16 @@ impl PluginHost {
     /// [`PluginError::UnsafeRoot`] when a root would let plugins write to chaski's own files.
     pub fn new(options: HostOptions) -> Result<Self, PluginError> {
         check_roots(&options.roots, &[&options.cache_dir, &options.data_dir])?;
+        if let Some(settings) = &options.settings_dir {
+            check_apart(&options.roots, settings)?;
+        }
         let host = |error: String| PluginError::Host(error);
         let mut config = Config::new();
         config.epoch_interruption(true).max_wasm_stack(STACK_BYTES);
-        // Proposals that no guest needs are so much less code to trust.
-        config.wasm_relaxed_simd(false).wasm_tail_call(false).wasm_multi_memory(false).wasm_memory64(false);
+        // Proposals that no guest needs are so much less code to trust. Multiple memories are needed: a component
+        // may be made of several modules (QuickJS is), and wasmtime joins them by an adapter that sees the memories
+        // of both sides.
+        config.wasm_relaxed_simd(false).wasm_tail_call(false).wasm_memory64(false);
         let engine = Engine::new(&config).map_err(|error| host(load::first_line(&error)))?;
         let threads = std::thread::available_parallelism().map_or(2, usize::from);
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -100,11 +138,14 @@ impl PluginHost {
             .worker_threads(threads)
             // Guests yield every tick; with the usual 61 a timer would be looked at after 610 ms.
             .event_interval(3)
-            .enable_time()
+            // New calls come from outside and go first: with the usual rule each would wait for a slice of a
+            // guest that never ends. Those only wait while new ones keep coming, whose number is bounded.
+            .global_queue_interval(1)
+            .enable_all()
             .build()
             .map_err(|error| host(error.to_string()))?;
         let ticker = Ticker::start(&engine).map_err(|error| host(error.to_string()))?;
-        let (queue, output) = (Queue::new(threads * 2), options.output.clone());
+        let (queue, output) = (Queue::new(threads * TURNS_PER_PROCESSOR), options.output.clone());
         let shared = Arc::new(Shared { engine, runtime: Some(runtime), queue, output, _ticker: ticker });
         Ok(Self { options, shared })
     }
@@ -115,15 +156,26 @@ impl PluginHost {
     /// Whatever is wrong with the manifest, the component, or the tools it lists.
     pub async fn load(&self, dir: &Path) -> Result<LoadedPlugin, PluginError> {
         let manifest = Manifest::read(dir)?;
-        let effective = Effective::of(&manifest, &self.options.roots, &self.options.data_dir);
+        let pin = self.pin(&manifest.id)?;
+        let grant = self.options.grants.get(&manifest.id).cloned().unwrap_or_default();
+        let effective = Effective::of(&manifest, &self.options.roots, &self.options.data_dir)
+            .with_grant(&manifest, &grant);
         effective.create_private_folders()?;
         let file = dir.join(&manifest.component);
         let (engine, cache, id) =
             (self.shared.engine.clone(), self.options.cache_dir.clone(), manifest.id.clone());
-        let path = file.clone();
-        let compiled = tokio::task::spawn_blocking(move || load::load(&engine, &id, &path, &cache))
-            .await
-            .map_err(|error| PluginError::Host(error.to_string()))??;
+        let (dir, path, asked, pinned) = (dir.to_owned(), file.clone(), manifest.clone(), pin.clone());
+        let loading = tokio::task::spawn_blocking(move || {
+            let mut found = None;
+            let accept = |component: &str| {
+                let is = found.insert(Pin::with_component(&dir, &asked, component.to_owned())?);
+                pinned.as_ref().map_or(Ok(()), |pin| pin.check(&asked.id, is))
+            };
+            let expected = pinned.as_ref().map(|pin| pin.component.as_str());
+            let compiled = load::load(&engine, &id, &path, &cache, expected, accept)?;
+            Ok((compiled, found.expect("a component that loaded was accepted")))
+        });
+        let (compiled, mut found) = loading.await.map_err(|error| PluginError::Host(error.to_string()))??;
 
         let fault = |reason: String| PluginError::Component {
             plugin: manifest.id.clone(),
@@ -133,10 +185,11 @@ impl PluginHost {
                 "a plugin exports `chaski:plugin/tool` and imports no more than `host` and WASI 0.2".into(),
             ),
         };
-        load::check_world(&self.shared.engine, &compiled.component).map_err(fault)?;
+        load::check_world(&self.shared.engine, &compiled.component, &manifest.permissions).map_err(fault)?;
         let mut linker: Linker<State> = Linker::new(&self.shared.engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)
             .map_err(|error| fault(load::first_line(&error)))?;
+        // A component that does not import one of these does not notice it.
         Contract::add_to_linker::<State, HostPart>(&mut linker, |state| state)
             .map_err(|error| fault(load::first_line(&error)))?;
         let code = linker
@@ -149,6 +202,7 @@ impl PluginHost {
             manifest: manifest.clone(),
             effective: effective.clone(),
             code,
+            http: HttpHost::new(&manifest.id, &effective)?.map(Arc::new),
             turns: Arc::new(Semaphore::new(manifest.limits.concurrency)),
             shared: self.shared.clone(),
         });
@@ -171,14 +225,44 @@ impl PluginHost {
         }
         let mut tools: Vec<Arc<dyn Tool>> = Vec::new();
         for spec in specs {
-            let definition = definition(&manifest, spec)?;
+            let (definition, answers) = definition(&manifest, spec)?;
             if tools.iter().any(|tool| tool.definition().name == definition.name) {
                 let (plugin, tool) = (manifest.id, definition.name);
                 return Err(PluginError::Tool { plugin, tool, reason: "it is listed twice".into() });
             }
-            tools.push(Arc::new(PluginTool { definition: Arc::new(definition), plugin: plugin.clone() }));
+            let (definition, answers) = (Arc::new(definition), answers.map(Arc::new));
+            tools.push(Arc::new(PluginTool { definition, answers, plugin: plugin.clone() }));
         }
-        Ok(LoadedPlugin { manifest, effective, digest: compiled.digest, tools })
+        found.tools = Some(lock::tools_digest(tools.iter().map(|tool| tool.definition())));
+        if let (Some(file), Some(pin)) = (&self.options.lock, pin) {
+            pin.check(&manifest.id, &found)?;
+            if pin.tools.is_none() {
+                let tools = found.tools.clone();
+                lock::change(file, |pins| {
+                    if let Some(pin) =
+                        pins.get_mut(&manifest.id).filter(|pin| pin.component == found.component)
+                    {
+                        pin.tools = tools;
+                    }
+                })?;
+            }
+        }
+        Ok(LoadedPlugin { manifest, effective, digest: compiled.digest, pin: found, tools })
+    }
+
+    /// Loads several plugins at the same time; the first that cannot be loaded is the error.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub async fn load_all(&self, dirs: &[PathBuf]) -> Result<Vec<LoadedPlugin>, PluginError> {
+        futures::future::try_join_all(dirs.iter().map(|dir| self.load(dir))).await
+    }
+
+    /// What the plugin was when it was installed; `None` where this host does not ask.
+    fn pin(&self, plugin: &str) -> Result<Option<Pin>, PluginError> {
+        let Some(file) = &self.options.lock else { return Ok(None) };
+        let pin = lock::read(file)?.remove(plugin);
+        pin.map(Some).ok_or_else(|| PluginError::NotPinned { plugin: plugin.to_owned(), file: file.clone() })
     }
 }
 
@@ -209,7 +293,7 @@ struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
 impl<T> Future for AbortOnDrop<T> {
     type Output = Result<T, tokio::task::JoinError>;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: std::pin::Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         self.0.poll_unpin(context)
     }
 }
@@ -255,6 +339,7 @@ struct Plugin {
     manifest: Manifest,
     effective: Effective,
     code: PluginPre<State>,
+    http: Option<Arc<HttpHost>>,
     turns: Arc<Semaphore>,
     shared: Arc<Shared>,
 }
@@ -262,6 +347,8 @@ struct Plugin {
 /// One tool of a plugin.
 struct PluginTool {
     definition: Arc<ToolDefinition>,
+    /// Checks its structured answers.
+    answers: Option<Arc<Validator>>,
     plugin: Arc<Plugin>,
 }
 
@@ -270,10 +357,15 @@ impl Tool for PluginTool {
         &self.definition
     }
 
+    fn reach(&self) -> Vec<String> {
+        self.plugin.effective.lines()
+    }
+
     fn call<'a>(&'a self, arguments: Value, context: CallContext) -> BoxFuture<'a, ToolResult> {
         Box::pin(async move {
-            let (plugin, definition) = (self.plugin.clone(), self.definition.clone());
-            let call = async move { plugin.call(&definition, arguments, context).await };
+            let (plugin, definition, answers) =
+                (self.plugin.clone(), self.definition.clone(), self.answers.clone());
+            let call = async move { plugin.call(&definition, answers.as_deref(), arguments, context).await };
             self.plugin.shared.spawn(call).await.unwrap_or_else(|error| {
                 let name = &self.definition.name;
                 tracing::error!(tool = name, %error, "a call was lost");
@@ -284,7 +376,13 @@ impl Tool for PluginTool {
 }
 
 impl Plugin {
-    async fn call(&self, definition: &ToolDefinition, arguments: Value, context: CallContext) -> ToolResult {
+    async fn call(
+        &self,
+        definition: &ToolDefinition,
+        answers: Option<&Validator>,
+        arguments: Value,
+        context: CallContext,
+    ) -> ToolResult {
         let tool = definition.name.as_str();
         if let [root, ..] = &self.effective.missing_roots[..] {
             let text = format!(
@@ -294,7 +392,12 @@ impl Plugin {
             return ToolResult::failed(ToolOutcome::Denied, text);
         }
         let deadline = Instant::now() + context.timeout;
-        let _turn = match self.shared.queue.turn(&self.turns, deadline, &context.cancel).await {
+        // A call inside of another runs in that one's turn: waiting for a second could be waiting for itself.
+        let turn = match context.nested {
+            true => None,
+            false => Some(self.shared.queue.turn(&self.turns, deadline, &context.cancel).await),
+        };
+        let _turn = match turn.transpose() {
             Ok(turn) => turn,
             Err(no_turn) => return without_turn(tool, &no_turn),
         };
@@ -309,7 +412,12 @@ impl Plugin {
             effective: &self.effective,
             cancel: &context.cancel,
             observer: Some(Box::new(move |text| output(&name, text))),
-            answers: definition.output_schema.as_ref(),
+            reach: Reach {
+                http: self.http.clone(),
+                tools: self.effective.tools.clone(),
+                session: context.session,
+            },
+            answers,
         };
         sandbox::call(&self.shared.engine, &self.code, call).await
     }
@@ -330,8 +438,11 @@ fn without_turn(tool: &str, no_turn: &NoTurn) -> ToolResult {
     ToolResult::failed(outcome, text)
 }
 
-/// Checks what a plugin says about one tool.
-fn definition(manifest: &Manifest, spec: ToolSpec) -> Result<ToolDefinition, PluginError> {
+/// Checks what a plugin says about one tool; gives the check of its structured answers along.
+fn definition(
+    manifest: &Manifest,
+    spec: ToolSpec,
+) -> Result<(ToolDefinition, Option<Validator>), PluginError> {
     let (shown, _) = crate::tools::result::cut_middle(&spec.name, 80);
     let fault =
         |reason: String| PluginError::Tool { plugin: manifest.id.clone(), tool: shown.clone(), reason };
@@ -348,17 +459,15 @@ fn definition(manifest: &Manifest, spec: ToolSpec) -> Result<ToolDefinition, Plu
         if text.len() > MAX_SCHEMA {
             return Err(fault(format!("its {what} has more than {MAX_SCHEMA} bytes")));
         }
-        let value: Value =
-            serde_json::from_str(text).map_err(|error| fault(format!("its {what} is no JSON: {error}")))?;
-        jsonschema::validator_for(&value)
-            .map_err(|error| fault(format!("its {what} is no JSON Schema: {error}")))?;
-        Ok(value)
+        serde_json::from_str(text).map_err(|error| fault(format!("its {what} is no JSON: {error}")))
     };
     let input_schema = schema(&spec.input_schema, "input schema")?;
     if input_schema["type"] != "object" {
         return Err(fault("its input schema is not of `type: object`".into()));
     }
     let output_schema = spec.output_schema.map(|text| schema(&text, "output schema")).transpose()?;
+    let answers = output_schema.as_ref().map(jsonschema::validator_for).transpose();
+    let answers = answers.map_err(|error| fault(format!("its output schema is no JSON Schema: {error}")))?;
     let effect = match spec.effect {
         GuestEffect::Pure => Effect::Pure,
         GuestEffect::Idempotent => Effect::Idempotent,
@@ -371,5 +480,8 @@ fn definition(manifest: &Manifest, spec: ToolSpec) -> Result<ToolDefinition, Plu
         )));
     }
     let name = format!("{}.{}", manifest.id, spec.name);
-    Ok(ToolDefinition { name, description: spec.description, input_schema, output_schema, effect })
+    let definition =
+        ToolDefinition { name, description: spec.description, input_schema, output_schema, effect };
+    check_guaranteed(&definition).map_err(fault)?;
+    Ok((definition, answers))
 }

@@ -12,16 +12,21 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::error::PluginError;
+use super::manifest::Permissions;
 use crate::config::create_private;
 use crate::digest::sha256_hex;
+use crate::models::pull;
 
 /// A larger component is a mistake or an attack; CPython with its library has 34 MB.
 const MAX_COMPONENT_BYTES: u64 = 64 << 20;
 
 /// The one thing that a plugin exports.
 const EXPORT: &str = "chaski:plugin/tool@0.1.0";
+/// What a component may import if its manifest asks for it.
+const HTTP: &str = "chaski:plugin/http@0.1.0";
+const TOOLS: &str = "chaski:plugin/tools@0.1.0";
 /// What a component may import beside WASI. The types come along with the functions that use them.
-const IMPORTS: [&str; 2] = ["chaski:plugin/host@0.1.0", "chaski:plugin/types@0.1.0"];
+const IMPORTS: [&str; 4] = ["chaski:plugin/host@0.1.0", "chaski:plugin/types@0.1.0", HTTP, TOOLS];
 /// The packages of WASI 0.2 that the host implements.
 const WASI_PACKAGES: [&str; 6] = ["cli", "clocks", "filesystem", "io", "random", "sockets"];
 
@@ -32,12 +37,15 @@ pub(super) struct Compiled {
     pub(super) digest: String,
 }
 
-/// Compiles the component in `file`, or takes it from `cache_dir`.
+/// Compiles the component in `file`, or takes it from `cache_dir`; `accept` sees its digest before anything is
+/// made of it. A digest that is `expected` lets the cache be looked at while the file is still read.
 pub(super) fn load(
     engine: &Engine,
     plugin: &str,
     file: &Path,
     cache_dir: &Path,
+    expected: Option<&str>,
+    accept: impl FnOnce(&str) -> Result<(), PluginError>,
 ) -> Result<Compiled, PluginError> {
     let fault = |reason: String| PluginError::Component {
         plugin: plugin.to_owned(),
@@ -49,17 +57,30 @@ pub(super) fn load(
     if length > MAX_COMPONENT_BYTES {
         return Err(fault(format!("it has {length} bytes, the most is {MAX_COMPONENT_BYTES}")));
     }
-    let bytes = std::fs::read(file).map_err(|error| fault(error.to_string()))?;
-    let digest = sha256_hex(&bytes);
-    let mut settings = DefaultHasher::new();
-    engine.precompile_compatibility_hash().hash(&mut settings);
     let folder = cache_dir.join("components");
     private_folder(&folder)?;
-    let entry = folder.join(format!("{digest}-{:016x}.cwasm", settings.finish()));
-    if let Some(component) = cached(engine, &entry) {
+    let mut settings = DefaultHasher::new();
+    engine.precompile_compatibility_hash().hash(&mut settings);
+    let settings = settings.finish();
+    let entry_of = |digest: &str| folder.join(format!("{digest}-{settings:016x}.cwasm"));
+    // Read again where it has to be compiled: to keep 34 MB that are only looked at costs more.
+    let (digest, early) = std::thread::scope(|scope| {
+        let early = expected.map(|digest| scope.spawn(|| cached(engine, &entry_of(digest))));
+        let digest = pull::digest(file);
+        (digest, early.and_then(|early| early.join().ok().flatten()))
+    });
+    let digest = digest.map_err(|error| fault(error.to_string()))?;
+    accept(&digest)?;
+    let entry = entry_of(&digest);
+    let known = if expected == Some(digest.as_str()) { early } else { cached(engine, &entry) };
+    if let Some(component) = known {
         return Ok(Compiled { component, digest });
     }
     tracing::info!(plugin, "compiling the component, once");
+    let bytes = std::fs::read(file).map_err(|error| fault(error.to_string()))?;
+    if sha256_hex(&bytes) != digest {
+        return Err(fault("it changed while it was read".into()));
+    }
     let component = Component::from_binary(engine, &bytes)
         .map_err(|error| fault(format!("it is no component that can be run here: {}", first_line(&error))))?;
     match component.serialize() {
@@ -69,9 +90,20 @@ pub(super) fn load(
     Ok(Compiled { component, digest })
 }
 
-/// Refuses imports that the contract does not have, by name: linking says only that one is missing.
-pub(super) fn check_world(engine: &Engine, component: &Component) -> Result<(), String> {
+/// Refuses imports that the contract does not have, or the manifest does not ask for, by name: linking says only
+/// that one is missing.
+pub(super) fn check_world(engine: &Engine, component: &Component, asked: &Permissions) -> Result<(), String> {
     let world = component.component_type();
+    let silent = |name: &str| match name {
+        HTTP => asked.http.is_empty().then_some("http"),
+        TOOLS => asked.tools.is_empty().then_some("tools"),
+        _ => None,
+    };
+    if let Some((name, list)) =
+        world.imports(engine).find_map(|(name, _)| Some((name.to_owned(), silent(name)?)))
+    {
+        return Err(format!("it imports `{name}`, and its manifest does not ask for `{list}`"));
+    }
     let foreign: Vec<String> = world
         .imports(engine)
         .filter(|(name, _)| !is_known_import(name))
@@ -100,15 +132,15 @@ fn is_known_import(name: &str) -> bool {
 /// The component of a whole, unchanged cache entry.
 fn cached(engine: &Engine, entry: &Path) -> Option<Component> {
     let expected = std::fs::read_to_string(digest_file(entry)).ok()?;
-    let code = std::fs::read(entry).ok()?;
-    if sha256_hex(&code) != expected.trim() {
+    if pull::digest(entry).ok()? != expected.trim() {
         tracing::warn!(entry = %entry.display(), "a cached component was damaged or changed; it is made again");
         return None;
     }
-    // SAFETY: these are bytes that `serialize` wrote: the folder is this user's alone, and the digest beside
-    // the entry is that of what was just read into this process's own memory.
+    // SAFETY: these are bytes that `serialize` wrote: the digest beside the entry is that of the file, and the
+    // folder is this user's alone, so that nobody else changes the file before it is mapped or while it is.
+    // Entries are replaced by renaming, never written in place.
     #[allow(unsafe_code)]
-    let component = unsafe { Component::deserialize(engine, &code) };
+    let component = unsafe { Component::deserialize_file(engine, entry) };
     component
         .inspect_err(|error| tracing::warn!(%error, "a cached component does not load; it is made again"))
         .ok()

@@ -3,12 +3,13 @@
 //! Invariant: a [`Manifest`] that was read asks for nothing that the host does not know. An unknown key, a
 //! limit above its ceiling or a capability that does not exist yet is an error with its line, never ignored.
 
-mod parse;
+pub(crate) mod parse;
 
 use std::path::Path;
 use std::time::Duration;
 
 use super::error::PluginError;
+use super::origin::Origin;
 use super::permissions::Access;
 
 /// The manifest's file name, in the plugin's folder.
@@ -68,6 +69,62 @@ pub struct Permissions {
     pub random: bool,
     /// The time of day.
     pub wall_clock: bool,
+    /// Requests.
+    pub http: Vec<HttpRequest>,
+    /// Environment variables, by name.
+    pub env: Vec<String>,
+    /// Secrets that the host puts into requests.
+    pub secrets: Vec<SecretRequest>,
+    /// Tools that it calls: names, `plugin.*`, or `*`.
+    pub tools: Vec<String>,
+}
+
+/// Requests that a plugin asks to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpRequest {
+    /// Where to; `None` for whatever the operator names (`*`).
+    pub origin: Option<Origin>,
+    /// How: in capitals. Reading alone, if the manifest does not say.
+    pub methods: Vec<String>,
+}
+
+impl HttpRequest {
+    /// The methods that change nothing.
+    pub const READING: [&str; 2] = ["GET", "HEAD"];
+
+    /// Whether it asks for reading alone.
+    pub fn reads_only(&self) -> bool {
+        self.methods.iter().all(|method| Self::READING.contains(&method.as_str()))
+    }
+}
+
+impl std::fmt::Display for HttpRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let methods = self.methods.join(", ");
+        match &self.origin {
+            Some(origin) => write!(f, "{methods} {origin}"),
+            None => write!(f, "{methods} any origin that you name"),
+        }
+    }
+}
+
+/// A secret that the host puts into requests to one origin. The plugin never sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretRequest {
+    /// What the plugin calls it.
+    pub name: String,
+    /// The only origin that it is sent to.
+    pub origin: Origin,
+    /// The header that carries it, in lower case.
+    pub header: String,
+    /// What stands before it there: `Bearer `.
+    pub prefix: String,
+}
+
+impl std::fmt::Display for SecretRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} in the header `{}` to {}", self.name, self.header, self.origin)
+    }
 }
 
 /// A folder that a plugin asks for.

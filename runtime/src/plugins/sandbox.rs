@@ -6,8 +6,10 @@
 
 mod output;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jsonschema::Validator;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde_json::Value;
@@ -17,13 +19,14 @@ use wasmtime::{Engine, ResourceLimiter, Store, Trap, UpdateDeadline};
 use wasmtime_wasi::p2::pipe::MemoryInputPipe;
 use wasmtime_wasi::{FsPerms, HostWallClock, I32Exit, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 
-use super::contract::PluginPre;
+use super::contract::PluginAllPre as PluginPre;
 use super::contract::chaski::plugin::types::{CallContext as GuestContext, Content, Failure, Output};
-use super::contract::chaski::plugin::{host, types};
+use super::contract::chaski::plugin::{host, http, tools, types};
+use super::http::{HttpHost, MAX_REQUESTS};
 use super::manifest::Limits;
-use super::permissions::{Access, Effective};
+use super::permissions::{Access, Effective, ToolAccess};
 use crate::tools::result::cut_middle;
-use crate::tools::{ToolOutcome, ToolResult};
+use crate::tools::{Audit, CallSession, ToolOutcome, ToolResult};
 use output::{KeptText, Pipe};
 
 /// Bytes shown to the user while a call runs.
@@ -44,12 +47,26 @@ const RANDOM_BYTES: u64 = 1 << 20;
 /// Sees what a call puts out while it runs.
 pub(super) type Watcher = Box<dyn Fn(&str) + Send>;
 
+/// What a call's other imports need.
+#[derive(Default)]
+pub(super) struct Reach {
+    /// Sends its requests.
+    pub(super) http: Option<Arc<HttpHost>>,
+    /// The tools that it may call.
+    pub(super) tools: ToolAccess,
+    /// The run.
+    pub(super) session: Option<Arc<dyn CallSession>>,
+}
+
 /// What the host keeps for one call.
 pub(super) struct State {
     wasi: WasiCtx,
     table: ResourceTable,
     limiter: Limiter,
     plugin: String,
+    reach: Reach,
+    deadline: Instant,
+    requests: usize,
     log_lines: usize,
     emitted: KeptText,
     shown: usize,
@@ -159,6 +176,86 @@ impl host::Host for State {
     }
 }
 
+impl http::Host for State {
+    async fn send(&mut self, request: http::Request) -> Result<http::Response, http::Error> {
+        let session = self.reach.session.clone();
+        let audit = move |audit: Audit| match &session {
+            Some(session) => session.audit(audit),
+            None => tracing::info!(?audit, "a request outside of a run"),
+        };
+        self.requests += 1;
+        let plugin = &self.plugin;
+        let refused = match &self.reach.http {
+            _ if self.requests > MAX_REQUESTS => format!("one call sends at most {MAX_REQUESTS} requests"),
+            Some(host) => return host.send(request, self.deadline, &audit).await,
+            None => format!(
+                "`{plugin}` was granted no requests; the operator can grant them: `chaski plugin grant {plugin} \
+                 http=ORIGIN`"
+            ),
+        };
+        if self.requests <= MAX_REQUESTS + 1 {
+            let (what, _) = cut_middle(&request.url, LOG_BYTES);
+            let what =
+                format!("{} {}", request.method.escape_debug(), what.split('?').next().unwrap_or_default());
+            audit(Audit { capability: "http", what, refused: Some(refused.clone()) });
+        }
+        Err(http::Error::Denied(refused))
+    }
+}
+
+impl tools::Host for State {
+    fn list(&mut self) -> Vec<tools::ToolInfo> {
+        let known = self.reach.session.as_ref().map(|session| session.tools()).unwrap_or_default();
+        let granted = known.into_iter().filter(|tool| self.reach.tools.covers(&tool.name));
+        granted
+            .map(|tool| tools::ToolInfo {
+                name: tool.name,
+                description: tool.description,
+                input_schema: tool.input_schema.to_string(),
+                output_schema: tool.output_schema.map(|schema| schema.to_string()),
+            })
+            .collect()
+    }
+
+    async fn call(&mut self, name: String, arguments: String) -> Result<tools::Answer, Failure> {
+        let plugin = &self.plugin;
+        let Some(session) = self.reach.session.clone() else {
+            return Err(Failure::Unavailable("tools can be called in a run alone".into()));
+        };
+        if !self.reach.tools.covers(&name) {
+            let shown = name.escape_debug().to_string();
+            let refused = format!(
+                "`{plugin}` was not granted the tool `{shown}`; the operator can grant it if its manifest asks for \
+                 it: `chaski plugin grant {plugin} tools={shown}`"
+            );
+            self.requests += 1;
+            if self.requests <= MAX_REQUESTS {
+                session.audit(Audit { capability: "tools", what: shown, refused: Some(refused.clone()) });
+            }
+            return Err(Failure::Denied(refused));
+        }
+        let arguments = serde_json::from_str(&arguments)
+            .map_err(|error| Failure::InvalidArguments(format!("the arguments are no JSON: {error}")))?;
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let ToolResult { outcome, text, json, truncated, .. } = session.call(&name, arguments, left).await;
+        match outcome {
+            ToolOutcome::Ok | ToolOutcome::Error => Ok(tools::Answer {
+                text,
+                json: json.map(|json| json.to_string()),
+                is_error: outcome == ToolOutcome::Error,
+                truncated,
+            }),
+            ToolOutcome::InvalidArguments | ToolOutcome::UnknownTool => Err(Failure::InvalidArguments(text)),
+            ToolOutcome::Denied => Err(Failure::Denied(text)),
+            ToolOutcome::Overloaded | ToolOutcome::Unavailable => Err(Failure::Unavailable(text)),
+            ToolOutcome::Timeout
+            | ToolOutcome::MemoryLimit
+            | ToolOutcome::Trapped
+            | ToolOutcome::Cancelled => Err(Failure::Internal(text)),
+        }
+    }
+}
+
 /// How `add_to_linker` finds the host's part of a store.
 pub(super) struct HostPart;
 
@@ -190,8 +287,10 @@ pub(super) struct Call<'a> {
     pub(super) effective: &'a Effective,
     pub(super) cancel: &'a CancellationToken,
     pub(super) observer: Option<Watcher>,
-    /// The schema that the tool promised for its structured answers.
-    pub(super) answers: Option<&'a Value>,
+    /// What its other imports need.
+    pub(super) reach: Reach,
+    /// Holds structured answers to what the tool promised.
+    pub(super) answers: Option<&'a Validator>,
 }
 
 /// How a guest's function ended.
@@ -230,6 +329,11 @@ fn sandbox(
     if !effective.wall_clock {
         wasi.wall_clock(FixedClock);
     }
+    for name in &effective.env {
+        if let Ok(value) = std::env::var(name) {
+            wasi.env(name, value);
+        }
+    }
     for folder in &effective.folders {
         let permissions = match folder.access {
             Access::Read => FsPerms::ReadOnly,
@@ -242,6 +346,9 @@ fn sandbox(
         table: ResourceTable::new(),
         limiter: Limiter { most: memory, used: 0, refused: false },
         plugin: plugin.to_owned(),
+        reach: Reach::default(),
+        deadline: Instant::now() + timeout,
+        requests: 0,
         log_lines: 0,
         emitted: KeptText::default(),
         shown: 0,
@@ -249,10 +356,10 @@ fn sandbox(
         stdout,
         stderr,
     };
+    let deadline = state.deadline;
     let mut store = Store::new(engine, state);
     store.limiter(|state| &mut state.limiter);
     store.set_hostcall_fuel(HOSTCALL_BYTES);
-    let deadline = Instant::now() + timeout;
     let cancel = cancel.clone();
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(move |_| {
@@ -302,6 +409,7 @@ pub(super) async fn call(engine: &Engine, code: &PluginPre<State>, call: Call<'_
         }
     };
     sandbox.store.data_mut().observer = call.observer;
+    sandbox.store.data_mut().reach = call.reach;
     let context = GuestContext {
         call_id: call.call_id.to_owned(),
         deadline_ms: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX),
@@ -396,7 +504,7 @@ fn killed(
 ///
 /// Structured answers are checked against the schema that the tool promised, because a workflow was checked
 /// against it before it began.
-fn answer(tool: &str, output: Output, answers: Option<&Value>, limit: usize) -> ToolResult {
+fn answer(tool: &str, output: Output, answers: Option<&Validator>, limit: usize) -> ToolResult {
     let broke = |why: String| {
         let (why, truncated) = cut_middle(&why, limit);
         let text = format!("The tool `{tool}` broke down: {why}.");
@@ -417,7 +525,7 @@ fn answer(tool: &str, output: Output, answers: Option<&Value>, limit: usize) -> 
     let json = if values.len() > 1 { Some(Value::Array(values)) } else { values.pop() };
     // A tool that says no does not have to keep its promise.
     if let (Some(value), Some(schema), false) = (&json, answers, output.is_error)
-        && let Err(fault) = jsonschema::validate(schema, value)
+        && let Err(fault) = schema.validate(value)
     {
         let place = fault.instance_path();
         return broke(format!("its answer does not fit its own schema, at `{place}`: {fault}"));

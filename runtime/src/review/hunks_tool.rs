@@ -314,6 +314,7 @@ mod tests {
             call_id: "c".into(),
             timeout: Duration::from_secs(20),
             cancel: CancellationToken::new(),
+            ..CallContext::default()
         };
         HunksTool::new(folder.to_owned()).call(arguments, context).await
     }

@@ -52,18 +52,14 @@ pub async fn tools(
     roots: &Roots,
     output: OutputObserver,
 ) -> anyhow::Result<(ToolRegistry, PluginHost)> {
-    let host = PluginHost::new(HostOptions {
-        cache_dir: config.cache_dir.clone(),
-        data_dir: config.data_dir.clone(),
-        roots: roots.clone(),
-        output,
-    })
-    .map_err(plugin_error)?;
+    let host = PluginHost::new(HostOptions::of(config, roots.clone(), output)).map_err(plugin_error)?;
     let mut registry = ToolRegistry::default();
     let progress = |line: &str| eprintln!("{line}");
+    let mut dirs = Vec::new();
     for id in plugins.iter().collect::<BTreeSet<_>>() {
-        let plugin = catalog::ensure(&config.plugins_dir, id, &progress).await.map_err(plugin_error)?;
-        let loaded = host.load(&plugin.dir).await.map_err(plugin_error)?;
+        dirs.push(catalog::ensure(&config.plugins_dir, id, &progress).await.map_err(plugin_error)?.dir);
+    }
+    for loaded in host.load_all(&dirs).await.map_err(plugin_error)? {
         for tool in loaded.tools {
             registry.insert(tool);
         }

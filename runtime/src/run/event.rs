@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::tools::ToolOutcome;
+use crate::tools::permission::Decision;
 
 /// Where in a run something happens.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -96,6 +97,38 @@ pub enum RunEvent {
         place: Place,
         /// The call.
         call: ToolCall,
+        /// Who allowed it and why; absent for a call that no tool will run, whose answer says so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        decision: Option<Decision>,
+        /// [`ToolCall::id`] of the call that makes this one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        within: Option<String>,
+    },
+    /// A call was denied and does not run.
+    ToolDenied {
+        /// Where.
+        place: Place,
+        /// The call.
+        call: ToolCall,
+        /// Who denied it and why.
+        decision: Decision,
+        /// [`ToolCall::id`] of the call that would have made this one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        within: Option<String>,
+    },
+    /// A running call used a capability, or was refused it.
+    CapabilityUsed {
+        /// Where.
+        place: Place,
+        /// [`ToolCall::id`] of the call.
+        call_id: String,
+        /// `http`, `tools`.
+        capability: String,
+        /// What was asked for.
+        what: String,
+        /// Why it was refused; absent if it was not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        refused: Option<String>,
     },
     /// The tool answered: the receipt.
     ToolAnswered {
@@ -115,6 +148,9 @@ pub enum RunEvent {
         truncated: bool,
         /// From dispatch to answer, in seconds.
         seconds: f64,
+        /// The same call was answered before in this run, and was not run again.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        cached: bool,
     },
     /// Something a person should know: a limit reached, text cut, a fallback taken. Never silent.
     Notice {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::calls::CallMemory;
 use super::event::{LiveEvent, RunEvent};
 use super::journal::{Journal, JournalError, RunId};
 
@@ -17,12 +18,13 @@ pub struct Recorder {
     journal: Arc<Journal>,
     observer: Observer,
     cancel: CancellationToken,
+    memory: Arc<CallMemory>,
 }
 
 impl Recorder {
     /// A recorder for `run`; `cancel` ends everything in it.
     pub fn new(run: RunId, journal: Arc<Journal>, observer: Observer, cancel: CancellationToken) -> Self {
-        Self { run, journal, observer, cancel }
+        Self { run, journal, observer, cancel, memory: Arc::default() }
     }
 
     /// The same recorder for a part of the run that `cancel` ends alone.
@@ -38,6 +40,11 @@ impl Recorder {
     /// Set when the run should end.
     pub fn cancel(&self) -> &CancellationToken {
         &self.cancel
+    }
+
+    /// What this run remembers of its calls.
+    pub fn memory(&self) -> &CallMemory {
+        &self.memory
     }
 
     /// Writes `event` to the journal, then shows it. When this returns, the event outlives the process.

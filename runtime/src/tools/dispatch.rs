@@ -18,11 +18,14 @@ const GRACE: Duration = Duration::from_millis(500);
 /// Runs `call` among the granted `tools`.
 pub async fn dispatch(tools: &ToolSet, call: &ToolCall, context: CallContext) -> ToolResult {
     let started = Instant::now();
-    let result = match tools.get(&call.name) {
+    let result = match tools.granted(&call.name) {
         None => unknown_tool(tools, &call.name),
-        Some(tool) => match invalid_arguments(tool.as_ref(), call) {
-            Some(refusal) => refusal,
-            None => run(tool.as_ref(), call, context).await,
+        Some(granted) => match granted.arguments.faults(&call.arguments) {
+            Some(faults) => {
+                let text = format!("The arguments of `{}` are not valid: {faults}.", call.name);
+                ToolResult::failed(ToolOutcome::InvalidArguments, text)
+            }
+            None => run(granted.tool.as_ref(), call, context).await,
         },
     };
     ToolResult { duration: started.elapsed(), ..result }
@@ -37,24 +40,6 @@ fn unknown_tool(tools: &ToolSet, asked: &str) -> ToolResult {
         if known.is_empty() { "none".to_owned() } else { known.join(", ") },
     );
     ToolResult::failed(ToolOutcome::UnknownTool, text)
-}
-
-/// The refusal of arguments that do not fit the tool's schema: every fault, with its place.
-fn invalid_arguments(tool: &dyn Tool, call: &ToolCall) -> Option<ToolResult> {
-    // A schema that does not compile was refused when its plugin was loaded.
-    let validator = jsonschema::validator_for(&tool.definition().input_schema).ok()?;
-    let faults: Vec<String> = validator
-        .iter_errors(&call.arguments)
-        .map(|fault| match fault.instance_path().as_str() {
-            "" => fault.to_string(),
-            path => format!("at `{path}`: {fault}"),
-        })
-        .collect();
-    if faults.is_empty() {
-        return None;
-    }
-    let text = format!("The arguments of `{}` are not valid: {}.", call.name, faults.join("; "));
-    Some(ToolResult::failed(ToolOutcome::InvalidArguments, text))
 }
 
 /// Runs the tool; a panic or an overrun of its own deadline becomes a result too.

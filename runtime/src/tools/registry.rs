@@ -6,12 +6,30 @@ use std::sync::Arc;
 use chaski_engine::ToolSpec;
 
 use super::Tool;
+use super::arguments::ArgumentCheck;
+use super::permission::{Policy, Rules};
 use crate::suggest::closest;
 
-/// Every tool of a run, by name.
+/// Every tool of a run, by name, and what decides about their calls.
 #[derive(Clone, Default)]
 pub struct ToolRegistry {
-    tools: BTreeMap<String, Arc<dyn Tool>>,
+    tools: BTreeMap<String, GrantedTool>,
+    policy: Policy,
+}
+
+/// A tool with what is worked out about it once.
+#[derive(Clone)]
+pub struct GrantedTool {
+    /// The tool.
+    pub tool: Arc<dyn Tool>,
+    /// Checks the arguments of its calls.
+    pub arguments: Arc<ArgumentCheck>,
+}
+
+impl GrantedTool {
+    fn name(&self) -> &str {
+        &self.tool.definition().name
+    }
 }
 
 /// A pattern or name that fits no tool.
@@ -35,39 +53,49 @@ impl UnknownTool {
 }
 
 impl ToolRegistry {
-    /// Adds `tool`; the last one of a name wins.
+    /// Puts `policy` in charge of every call; without one, effectful calls do not run.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+    }
+
+    /// All tools, as if each was granted by name.
+    pub fn all(&self) -> ToolSet {
+        ToolSet { tools: self.tools.values().cloned().collect(), policy: self.policy.clone() }
+    }
+
+    /// Adds `tool` and compiles the schema of its arguments; the last one of a name wins.
     pub fn insert(&mut self, tool: Arc<dyn Tool>) {
-        self.tools.insert(tool.definition().name.clone(), tool);
+        let arguments = Arc::new(ArgumentCheck::new(&tool.definition().input_schema));
+        self.tools.insert(tool.definition().name.clone(), GrantedTool { tool, arguments });
     }
 
     /// The tool `name`.
     pub fn get(&self, name: &str) -> Result<&Arc<dyn Tool>, UnknownTool> {
-        self.tools.get(name).ok_or_else(|| self.unknown(name))
+        self.tools.get(name).map(|known| &known.tool).ok_or_else(|| self.unknown(name))
     }
 
     /// All tools, by name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn Tool>> {
-        self.tools.values()
+        self.tools.values().map(|known| &known.tool)
     }
 
     /// The tools that `patterns` grant: a name (`workspace.read`) or all of a plugin (`workspace.*`).
     ///
     /// They come in the order of the patterns, which is the order the model sees.
     pub fn grant(&self, patterns: &[String]) -> Result<ToolSet, UnknownTool> {
-        let mut granted: Vec<Arc<dyn Tool>> = Vec::new();
+        let mut granted: Vec<GrantedTool> = Vec::new();
         for pattern in patterns {
-            let mut fits =
-                self.tools.values().filter(|tool| matches(pattern, &tool.definition().name)).peekable();
+            let mut fits = self.tools.values().filter(|known| matches(pattern, known.name())).peekable();
             if fits.peek().is_none() {
                 return Err(self.unknown(pattern));
             }
             for tool in fits {
-                if !granted.iter().any(|known| known.definition().name == tool.definition().name) {
+                if !granted.iter().any(|known| known.name() == tool.name()) {
                     granted.push(tool.clone());
                 }
             }
         }
-        Ok(ToolSet { tools: granted })
+        Ok(ToolSet { tools: granted, policy: self.policy.clone() })
     }
 
     fn unknown(&self, asked: &str) -> UnknownTool {
@@ -87,23 +115,46 @@ pub fn matches(pattern: &str, name: &str) -> bool {
 /// The tools that one agent was granted, in the order the model sees them.
 #[derive(Clone, Default)]
 pub struct ToolSet {
-    tools: Vec<Arc<dyn Tool>>,
+    tools: Vec<GrantedTool>,
+    policy: Policy,
 }
 
 impl ToolSet {
     /// What the model is told.
     pub fn specs(&self) -> Vec<ToolSpec> {
-        self.tools.iter().map(|tool| tool.definition().spec()).collect()
+        self.tools.iter().map(|known| known.tool.definition().spec()).collect()
     }
 
     /// The granted tool `name`.
     pub fn get(&self, name: &str) -> Option<&Arc<dyn Tool>> {
-        self.tools.iter().find(|tool| tool.definition().name == name)
+        self.granted(name).map(|known| &known.tool)
+    }
+
+    /// The granted tool `name` with what is known about it.
+    pub fn granted(&self, name: &str) -> Option<&GrantedTool> {
+        self.tools.iter().find(|known| known.name() == name)
     }
 
     /// The names, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.tools.iter().map(|tool| tool.definition().name.as_str())
+        self.tools.iter().map(GrantedTool::name)
+    }
+
+    /// The same tools under `rules` as well, those of `source`, which forbid and ask more.
+    #[must_use]
+    pub fn narrowed(mut self, source: &str, rules: Rules) -> Self {
+        self.policy = self.policy.narrowed(source, rules);
+        self
+    }
+
+    /// What decides about calls.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// The tools, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn Tool>> {
+        self.tools.iter().map(|known| &known.tool)
     }
 
     /// Whether nothing was granted.

@@ -12,10 +12,11 @@ use serde_json::Value;
 use super::fault::{Fault, InvalidWorkflow};
 use super::plan::{Plan, Shape};
 use super::read::{MAX_FILE_BYTES, Workflow};
-use super::schema::{At, Data, InputSpec, InputType, Instructions, Position, WorkflowStep};
+use super::schema::{At, Data, InputSpec, InputType, Instructions, PermissionsSpec, Position, WorkflowStep};
 use super::template::{Templates, is_template};
 use crate::suggest::closest;
 use crate::tools::ToolRegistry;
+use crate::tools::permission::Pattern;
 
 /// Most items of one step that run at the same time.
 const MAX_PARALLEL: usize = 64;
@@ -32,6 +33,7 @@ pub fn check(workflow: &Workflow, tools: Option<&ToolRegistry>) -> Result<Plan, 
     check.inputs();
     check.roots();
     check.sampling("sampling", &workflow.spec.sampling);
+    check.permissions("permissions", &workflow.spec.permissions);
     let instructions = check.agents();
     let needs = check.order();
     let shapes = check.steps(&needs);
@@ -140,6 +142,7 @@ impl Check<'_> {
                 self.tool(&part, tool);
             }
             self.sampling(&part, &agent.sampling);
+            self.permissions(&part, &agent.permissions);
             let limits = &agent.limits;
             for (key, count) in
                 [("turns", limits.turns), ("tokens", limits.tokens), ("reply_tokens", limits.reply_tokens)]
@@ -150,6 +153,15 @@ impl Check<'_> {
             }
         }
         instructions
+    }
+
+    fn permissions(&mut self, part: &str, permissions: &PermissionsSpec) {
+        for text in permissions.deny.iter().chain(&permissions.ask) {
+            if let Err(error) = text.value.parse::<Pattern>() {
+                let hint = error.hint();
+                self.faults.push(Fault::new(part, text.position, error.to_string()).with_hint(hint));
+            }
+        }
     }
 
     /// A tool's name or pattern, if the tools are known.

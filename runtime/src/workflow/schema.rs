@@ -20,6 +20,7 @@ pub use data::Data;
 pub use interval::Interval;
 
 use crate::plugins::permissions::Access;
+use crate::tools::permission::Rules;
 
 /// The version of the language that this program speaks.
 pub const VERSION: u64 = 1;
@@ -46,6 +47,9 @@ pub struct WorkflowSpec {
     /// The folders that plugins may reach, by the name that their manifests ask for.
     #[serde(default)]
     pub roots: Entries<RootSpec>,
+    /// Calls that the workflow forbids or asks about, beyond what its user does.
+    #[serde(default)]
+    pub permissions: PermissionsSpec,
     /// How tokens are picked, for every agent.
     #[serde(default)]
     pub sampling: SamplingSpec,
@@ -107,6 +111,26 @@ pub struct RootSpec {
     pub access: Access,
 }
 
+/// Calls that may not be made, or not without a question: `workspace.write(path=src/**)`, `http-fetch.*`.
+///
+/// A file can only narrow what its user allows, so it has no `allow`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PermissionsSpec {
+    /// They never run.
+    pub deny: Vec<At<String>>,
+    /// A person is asked; without one they do not run.
+    pub ask: Vec<At<String>>,
+}
+
+impl PermissionsSpec {
+    /// The rules; `check` has refused what is no pattern.
+    pub fn rules(&self) -> Rules {
+        let patterns = |list: &[At<String>]| list.iter().filter_map(|text| text.value.parse().ok()).collect();
+        Rules { deny: patterns(&self.deny), ask: patterns(&self.ask), allow: Vec::new() }
+    }
+}
+
 /// How tokens are picked. What is left out is taken from the workflow, then from the defaults (greedy).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -149,6 +173,8 @@ pub struct AgentSpec {
     pub tools: Vec<At<String>>,
     /// Whether its first turn may, must or must not call a tool.
     pub tool_choice: ToolChoiceSpec,
+    /// Calls that it may not make, or not without a question, beyond what the workflow says.
+    pub permissions: PermissionsSpec,
     /// Its bounds.
     pub limits: LimitsSpec,
     /// How its tokens are picked, where that differs from the workflow's `sampling`.

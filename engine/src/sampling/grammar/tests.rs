@@ -161,3 +161,11 @@ fn a_schema_that_cannot_be_guaranteed_names_its_tool() {
     let error = case.compile().err().expect("refused").to_string();
     assert!(error.contains("`odd`") && !error.contains("`read`"), "{error}");
 }
+
+#[test]
+fn a_tool_is_checked_without_a_model() {
+    check_tool(&read()).expect("any grammar holds to it");
+    let unique = json!({"type": "object", "properties": {"a": {"type": "array", "uniqueItems": true}}});
+    let error = check_tool(&tool("pick", unique)).expect_err("no grammar counts values").to_string();
+    assert!(error.contains("the tool `pick`") && error.contains("uniqueItems"), "{error}");
+}

@@ -1,7 +1,8 @@
 //! The calls of one reply: which of them run, in what company, and what the model is told about each.
 //!
 //! Calls that leave no trace run together; an effectful one runs alone, after those before it. Whatever
-//! happens, results come in the order of the calls, one each.
+//! happens, results come in the order of the calls, one each. A pure call that was answered before in the run is
+//! answered the same again, without running.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -12,10 +13,10 @@ use futures::StreamExt;
 use tokio::time::Instant;
 
 use super::{AgentError, Work};
-use crate::run::event::{Place, RunEvent};
-use crate::tools::dispatch::dispatch;
+use crate::run::calls::{Admitted, CallSite};
+use crate::run::event::Place;
 use crate::tools::result::cut_middle;
-use crate::tools::{CallContext, Effect, ToolOutcome, ToolResult, ToolSet};
+use crate::tools::{Effect, ToolOutcome, ToolResult, ToolSet};
 
 /// Calls of one reply that run; a model that asks for more is looping, and is told so.
 const MAX_CALLS_PER_TURN: usize = 32;
@@ -29,7 +30,7 @@ const MAX_RESULT_BYTES: usize = 256 * 1024;
 /// Times that one call with the same arguments runs before the model is told that it has the result.
 const MAX_SAME_CALLS: usize = 2;
 
-/// The calls that ran and that can be expected to answer the same again.
+/// The calls that ran and that can be expected to answer the same again, for all that is known.
 #[derive(Default)]
 pub(super) struct CallHistory {
     calls: Vec<(String, serde_json::Value, usize)>,
@@ -38,53 +39,41 @@ pub(super) struct CallHistory {
 impl Work<'_> {
     /// Runs `calls` and adds their results to the transcript. `allowed`: the model was free to call tools.
     pub(super) async fn run_calls(&mut self, calls: Vec<ToolCall>, allowed: bool) -> Result<(), AgentError> {
+        let site = CallSite::new(self.agent.tools.clone(), self.place.clone(), self.recorder.clone());
         for group in groups(&self.agent.tools, &calls) {
             let mut planned = Vec::new();
             for index in group {
                 let call = &calls[index];
-                let refusal = self.refusal(call, index, allowed)?;
-                if refusal.is_none() {
-                    let event = RunEvent::ToolCalled { place: self.place.clone(), call: call.clone() };
-                    self.recorder.record(event)?;
-                }
-                planned.push((call, refusal));
+                let plan = match self.refusal(call, index, allowed)? {
+                    Some(refusal) => Admitted::Refused(refusal),
+                    None => site.admit(call).await?,
+                };
+                planned.push((call, plan));
             }
-            self.run_group(planned).await?;
+            self.run_group(&site, planned).await?;
         }
         if self.recorder.cancel().is_cancelled() { Err(AgentError::Cancelled) } else { Ok(()) }
     }
 
     /// Runs a group whose intents are on disk, and writes each result down as soon as its turn comes.
-    async fn run_group(&mut self, planned: Vec<(&ToolCall, Option<ToolResult>)>) -> Result<(), AgentError> {
-        let tools = &self.agent.tools;
-        let context = |call: &ToolCall| CallContext {
-            call_id: call_key(self.recorder.run(), self.place, call),
-            timeout: self.time_for_a_call(),
-            cancel: self.recorder.cancel().clone(),
+    async fn run_group(
+        &mut self,
+        site: &CallSite,
+        planned: Vec<(&ToolCall, Admitted)>,
+    ) -> Result<(), AgentError> {
+        let context = |call: &ToolCall| {
+            let key = call_key(self.recorder.run(), self.place, call);
+            site.context(call, key, self.time_for_a_call())
         };
-        let planned: Vec<_> =
-            planned.into_iter().map(|(call, refusal)| (call, refusal, context(call))).collect();
+        let planned: Vec<_> = planned.into_iter().map(|(call, plan)| (call, plan, context(call))).collect();
         let mut results = futures::stream::iter(planned)
-            .map(|(call, refusal, context)| async move {
-                match refusal {
-                    Some(refusal) => (call, refusal),
-                    None => (call, dispatch(tools, call, context).await),
-                }
-            })
+            .map(|(call, plan, context)| async move { (call, site.run(call, plan, context).await) })
             .buffered(MAX_CALLS_AT_ONCE);
-        while let Some((call, result)) = results.next().await {
+        while let Some((call, (mut result, cached))) = results.next().await {
             let (text, cut) = cut_middle(&result.text, MAX_RESULT_BYTES);
             self.transcript.messages.push(Message::tool_result(call, text.clone()));
-            self.recorder.record(RunEvent::ToolAnswered {
-                place: self.place.clone(),
-                call_id: call.id.clone(),
-                tool: call.name.clone(),
-                outcome: result.outcome,
-                text,
-                json: result.json,
-                truncated: result.truncated || cut,
-                seconds: result.duration.as_secs_f64(),
-            })?;
+            (result.text, result.truncated) = (text, result.truncated || cut);
+            site.answered(call, &result, cached)?;
         }
         Ok(())
     }
@@ -133,39 +122,47 @@ impl Work<'_> {
 impl CallHistory {
     /// Notes a call; true when the same one ran [`MAX_SAME_CALLS`] times and nothing has changed since.
     fn is_one_too_many(&mut self, effect: Effect, call: &ToolCall) -> bool {
-        if effect == Effect::Effectful {
+        match effect {
             // What was read before may be different now.
-            self.calls.clear();
-            return false;
-        }
-        let known = self.calls.iter_mut().find(|known| known.0 == call.name && known.1 == call.arguments);
-        match known {
-            Some((_, _, times)) if *times >= MAX_SAME_CALLS => true,
-            Some((_, _, times)) => {
-                *times += 1;
-                false
+            Effect::Effectful => self.calls.clear(),
+            // The run knows the answer already and gives it again.
+            Effect::Pure => {}
+            Effect::Idempotent => {
+                let same = |known: &&mut (String, serde_json::Value, usize)| {
+                    known.0 == call.name && known.1 == call.arguments
+                };
+                match self.calls.iter_mut().find(same) {
+                    Some((_, _, times)) if *times >= MAX_SAME_CALLS => return true,
+                    Some((_, _, times)) => *times += 1,
+                    None => self.calls.push((call.name.clone(), call.arguments.clone(), 1)),
+                }
             }
-            None => {
-                self.calls.push((call.name.clone(), call.arguments.clone(), 1));
-                false
-            }
         }
+        false
     }
 }
 
-/// The calls in groups that may run together, in order: an effectful one alone, the others with their neighbours.
+/// The calls in groups that may run together, in order: an effectful one alone, the others with their
+/// neighbours, but for one that is the same as a neighbour: that one may find its answer there.
 fn groups(tools: &ToolSet, calls: &[ToolCall]) -> Vec<Range<usize>> {
     let mut groups: Vec<Range<usize>> = Vec::new();
     let mut last_is_shared = false;
     for (index, call) in calls.iter().enumerate() {
         let shared = effect(tools, &call.name) != Effect::Effectful;
         match groups.last_mut() {
-            Some(group) if shared && last_is_shared => group.end = index + 1,
+            Some(group) if shared && last_is_shared && !calls[group.clone()].iter().any(same(call)) => {
+                group.end = index + 1;
+            }
             _ => groups.push(index..index + 1),
         }
         last_is_shared = shared;
     }
     groups
+}
+
+/// Whether another call asks for the same as `call`.
+fn same(call: &ToolCall) -> impl Fn(&ToolCall) -> bool {
+    |other| other.name == call.name && other.arguments == call.arguments
 }
 
 /// A call of a tool that does not exist leaves no trace.

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::agent::scripted_model::{ScriptedCall, ScriptedModel, ScriptedReply};
 use crate::run::journal::Journal;
+use crate::tools::permission::{Policy, Rules};
 use crate::tools::{CallContext, Effect, Tool, ToolDefinition, ToolOutcome, ToolRegistry, ToolResult};
 
 /// `test.echo` answers its text, `test.write` too but leaves a trace, `test.meet` answers when two calls of it
@@ -56,6 +57,7 @@ fn scene(replies: Vec<ScriptedReply>) -> Scene {
     let mut tools = Vec::new();
     for (name, effect) in [
         ("test.echo", Effect::Pure),
+        ("test.look", Effect::Idempotent),
         ("test.write", Effect::Effectful),
         ("test.meet", Effect::Pure),
         ("test.hang", Effect::Pure),
@@ -72,6 +74,8 @@ fn scene(replies: Vec<ScriptedReply>) -> Scene {
         registry.insert(tool.clone());
         tools.push(tool);
     }
+    let everything = Rules { allow: vec!["*".parse().expect("a pattern")], ..Rules::default() };
+    registry.set_policy(Policy::new(everything, "test".into()));
     Scene {
         agent: Agent {
             name: "tester".into(),
@@ -140,6 +144,7 @@ impl Scene {
             RunEvent::TurnStarted { turn, .. } => format!("turn {turn}"),
             RunEvent::ModelReplied { tool_calls, .. } => format!("reply with {} calls", tool_calls.len()),
             RunEvent::ToolCalled { call, .. } => format!("call {}", call.id),
+            RunEvent::ToolDenied { call, decision, .. } => format!("{} denied: {}", call.id, decision.why),
             RunEvent::ToolAnswered { call_id, outcome, .. } => format!("answer {call_id} {outcome:?}"),
             RunEvent::Notice { message, .. } => format!("notice: {message}"),
             other => format!("{other:?}"),
@@ -302,20 +307,59 @@ fn a_cancelled_call_keeps_its_result_and_later_ones_do_not_run() {
 
 #[test]
 fn the_third_equal_call_is_not_run() {
-    let again = || calls(&[("test.echo", "a")]);
+    let again = || calls(&[("test.look", "a")]);
     let mut scene = scene(vec![again(), again(), again(), says("Done.")]);
     scene.work().expect("an answer");
-    assert_eq!(scene.runs("test.echo"), 2);
+    assert_eq!(scene.runs("test.look"), 2);
     assert!(scene.results()[2].contains("you already have its result"));
-    assert!(scene.story().iter().any(|line| line.starts_with("notice: the model called `test.echo`")));
+    assert!(scene.story().iter().any(|line| line.starts_with("notice: the model called `test.look`")));
 }
 
 #[test]
 fn a_change_in_between_makes_a_call_worth_repeating() {
-    let again = || calls(&[("test.echo", "a")]);
+    let again = || calls(&[("test.look", "a")]);
     let mut scene = scene(vec![again(), again(), calls(&[("test.write", "x")]), again(), says("Done.")]);
     scene.work().expect("an answer");
-    assert_eq!(scene.runs("test.echo"), 3);
+    assert_eq!(scene.runs("test.look"), 3);
+}
+
+#[test]
+fn a_pure_call_runs_once_and_the_log_says_where_its_answer_came_from() {
+    let twice = calls(&[("test.echo", "a"), ("test.echo", "a")]);
+    let mut scene =
+        scene(vec![twice, calls(&[("test.write", "x")]), calls(&[("test.echo", "a")]), says("Done.")]);
+    scene.work().expect("an answer");
+    assert_eq!(scene.runs("test.echo"), 1);
+    assert_eq!(scene.results(), ["you said a", "you said a", "you said x", "you said a"]);
+    let cached: Vec<bool> = scene
+        .events()
+        .into_iter()
+        .filter_map(|event| match event {
+            RunEvent::ToolAnswered { cached, .. } => Some(cached),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(cached, [false, true, false, true]);
+}
+
+#[test]
+fn a_denied_call_does_not_run_and_the_log_says_why() {
+    let mut scene = scene(vec![calls(&[("test.write", "b"), ("test.echo", "a")]), says("Done.")]);
+    let deny = Rules { deny: vec!["test.write(text=b*)".parse().expect("a pattern")], ..Rules::default() };
+    scene.agent.tools = scene.agent.tools.clone().narrowed("agent `tester`", deny);
+    scene.work().expect("an answer");
+    assert_eq!(scene.runs("test.write"), 0);
+    let denied = "`test.write` was denied and did not run: `deny` of agent `tester` has `test.write(text=b*)`. \
+                  Do not try it again; go on without it.";
+    assert_eq!(scene.results(), [denied, "you said a"]);
+    assert_eq!(
+        scene.story()[2..5],
+        [
+            "call_1 denied: `deny` of agent `tester` has `test.write(text=b*)`",
+            "answer call_1 Denied",
+            "call call_2"
+        ]
+    );
 }
 
 #[test]

@@ -40,6 +40,11 @@ pub(super) fn peak_memory() -> Option<u64> {
     kilobytes("/proc/self/status", "VmHWM")
 }
 
+/// The memory that this process holds now, in bytes.
+pub(super) fn resident_memory() -> Option<u64> {
+    kilobytes("/proc/self/status", "VmRSS")
+}
+
 /// Leaves `threads` processors to this thread and to those that it starts from now on. The engine starts one
 /// thread a processor that it is left, so this bounds its threads.
 ///

@@ -9,11 +9,15 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 use super::{CEILING, FolderRequest, FolderSource, Limits, Manifest, Permissions, is_name};
+use super::{HttpRequest, SecretRequest};
+use crate::plugins::origin::Origin;
 use crate::plugins::permissions::Access;
 use crate::suggest::closest;
 
 /// Folders one plugin can ask for.
 const MAX_FOLDERS: usize = 16;
+/// Items of one other capability. A longer list is not read before it is granted.
+const MAX_ITEMS: usize = 32;
 
 /// What is wrong with a manifest, and where.
 #[derive(Debug)]
@@ -99,10 +103,31 @@ struct RawPermissions {
     random: bool,
     #[serde(default)]
     wall_clock: bool,
-    http: Option<Spanned<Vec<toml::Value>>>,
-    env: Option<Spanned<Vec<toml::Value>>>,
-    secrets: Option<Spanned<Vec<toml::Value>>>,
-    tools: Option<Spanned<Vec<toml::Value>>>,
+    #[serde(default)]
+    http: Vec<Spanned<RawHttp>>,
+    #[serde(default)]
+    env: Vec<Spanned<String>>,
+    #[serde(default)]
+    secrets: Vec<Spanned<RawSecret>>,
+    #[serde(default)]
+    tools: Vec<Spanned<String>>,
+}
+
+/// `"https://api.example.com"`, or with the methods that it takes.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum RawHttp {
+    Origin(String),
+    Methods { origin: String, methods: Vec<String> },
+}
+
+#[derive(Deserialize)]
+struct RawSecret {
+    name: String,
+    origin: Origin,
+    header: String,
+    #[serde(default)]
+    prefix: String,
 }
 
 #[derive(Deserialize)]
@@ -124,10 +149,16 @@ fn check_keys(root: &DeTable<'_>) -> Result<(), Fault> {
             known_keys(table, name, known)?;
         }
     }
-    let folders = root.get("permissions").and_then(|value| value.get_ref().as_table()?.get("fs"));
-    for folder in folders.and_then(|value| value.get_ref().as_array()).into_iter().flatten() {
-        if let Some(table) = folder.get_ref().as_table() {
-            known_keys(table, "permissions.fs", &["host", "guest", "access"])?;
+    for (list, known) in [
+        ("fs", &["host", "guest", "access"][..]),
+        ("http", &["origin", "methods"][..]),
+        ("secrets", &["name", "origin", "header", "prefix"][..]),
+    ] {
+        let items = root.get("permissions").and_then(|value| value.get_ref().as_table()?.get(list));
+        for item in items.and_then(|value| value.get_ref().as_array()).into_iter().flatten() {
+            if let Some(table) = item.get_ref().as_table() {
+                known_keys(table, &format!("permissions.{list}"), known)?;
+            }
         }
     }
     Ok(())
@@ -211,14 +242,6 @@ fn bounded<Raw, T: Copy + Default + PartialOrd + std::fmt::Debug>(
 }
 
 fn permissions(raw: RawPermissions) -> Result<Permissions, Fault> {
-    let later = [("http", raw.http), ("env", raw.env), ("secrets", raw.secrets), ("tools", raw.tools)];
-    for (name, list) in later.into_iter().filter_map(|(name, list)| Some((name, list?))) {
-        if !list.get_ref().is_empty() {
-            let reason = format!("the permission `{name}` is not supported yet");
-            let hint = "leave it empty; a plugin reaches folders, a clock and randomness".to_owned();
-            return Err(Fault { hint: Some(hint), ..Fault::new(list.span(), reason) });
-        }
-    }
     let mut fs: Vec<FolderRequest> = Vec::new();
     for folder in raw.fs {
         let at = folder.guest.span();
@@ -236,7 +259,108 @@ fn permissions(raw: RawPermissions) -> Result<Permissions, Fault> {
         }
         fs.push(request);
     }
-    Ok(Permissions { fs, random: raw.random, wall_clock: raw.wall_clock })
+    Ok(Permissions {
+        fs,
+        random: raw.random,
+        wall_clock: raw.wall_clock,
+        http: list(raw.http, "http", http_request)?,
+        env: list(raw.env, "env", |name| match is_variable(&name) {
+            true => Ok(name),
+            false => Err(format!("found `{}`, but it is no variable's name", name.escape_debug())),
+        })?,
+        secrets: list(raw.secrets, "secrets", secret_request)?,
+        tools: list(raw.tools, "tools", |pattern| match is_tool_pattern(&pattern) {
+            true => Ok(pattern),
+            false => Err(format!(
+                "found `{}`, but a tool is `plugin.tool`, `plugin.*` or `*`",
+                pattern.escape_debug()
+            )),
+        })?,
+    })
+}
+
+/// The items of one capability, each checked and none twice.
+fn list<Raw, T: PartialEq>(
+    raw: Vec<Spanned<Raw>>,
+    name: &str,
+    checked: impl Fn(Raw) -> Result<T, String>,
+) -> Result<Vec<T>, Fault> {
+    let mut items = Vec::new();
+    for raw in raw {
+        let at = raw.span();
+        let item = checked(raw.into_inner()).map_err(|reason| Fault::new(at.clone(), reason))?;
+        if items.contains(&item) {
+            return Err(Fault::new(at, format!("`{name}` asks for the same thing twice")));
+        }
+        if items.len() == MAX_ITEMS {
+            return Err(Fault::new(at, format!("`{name}` has more than {MAX_ITEMS} items")));
+        }
+        items.push(item);
+    }
+    Ok(items)
+}
+
+fn http_request(raw: RawHttp) -> Result<HttpRequest, String> {
+    let (origin, methods) = match raw {
+        RawHttp::Origin(origin) => (origin, HttpRequest::READING.map(str::to_owned).to_vec()),
+        RawHttp::Methods { origin, methods } => (origin, methods),
+    };
+    let known =
+        |method: &String| (1..=16).contains(&method.len()) && method.bytes().all(|b| b.is_ascii_uppercase());
+    if methods.is_empty() || !methods.iter().all(known) {
+        return Err("`methods` is a list of names in capitals, like `GET`, `POST`".into());
+    }
+    // Not requests but tunnels and echoes.
+    if let Some(method) = methods.iter().find(|method| ["CONNECT", "TRACE"].contains(&method.as_str())) {
+        return Err(format!("the method `{method}` cannot be had"));
+    }
+    let origin = match origin.as_str() {
+        "*" => None,
+        text => Some(text.parse::<Origin>().map_err(|reason| {
+            format!(
+                "found `{}`, but an origin is like `https://api.example.com`: {reason}",
+                text.escape_debug()
+            )
+        })?),
+    };
+    Ok(HttpRequest { origin, methods })
+}
+
+fn secret_request(raw: RawSecret) -> Result<SecretRequest, String> {
+    let header = raw.header.to_ascii_lowercase();
+    if !is_name(&raw.name) {
+        return Err(format!(
+            "a secret's name is `[a-z][a-z0-9-]{{0,63}}`, found `{}`",
+            raw.name.escape_debug()
+        ));
+    }
+    if !is_name(&header) || crate::plugins::http::HOSTS_OWN_HEADERS.contains(&header.as_str()) {
+        return Err(format!("a secret cannot be in the header `{}`", raw.header.escape_debug()));
+    }
+    let plain = |letter: char| letter == ' ' || letter.is_ascii_graphic();
+    if raw.prefix.len() > 32 || !raw.prefix.chars().all(plain) {
+        return Err("a secret's prefix has at most 32 plain characters, like `Bearer `".into());
+    }
+    Ok(SecretRequest { name: raw.name, origin: raw.origin, header, prefix: raw.prefix })
+}
+
+/// Whether `name` can be an environment variable: a letter or `_`, then letters, digits and `_`.
+pub(crate) fn is_variable(name: &str) -> bool {
+    name.len() <= 128
+        && name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+/// Whether `pattern` is `*`, `plugin.*` or `plugin.tool`.
+pub(crate) fn is_tool_pattern(pattern: &str) -> bool {
+    let tool = |name: &str| {
+        !name.is_empty()
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+    };
+    pattern == "*"
+        || pattern
+            .split_once('.')
+            .is_some_and(|(plugin, name)| is_name(plugin) && (name == "*" || tool(name)))
 }
 
 fn folder_request(raw: RawFolder) -> Result<FolderRequest, Fault> {

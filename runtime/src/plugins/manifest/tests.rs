@@ -58,7 +58,10 @@ fn a_whole_manifest_is_read_as_it_stands() {
         request(FolderSource::Root("docs".into()), "/docs", Access::Read),
         request(FolderSource::Private("index".into()), "/index", Access::ReadWrite),
     ];
-    assert_eq!(read.permissions, Permissions { fs, random: true, wall_clock: true });
+    assert_eq!(
+        read.permissions,
+        Permissions { fs, random: true, wall_clock: true, ..Permissions::default() }
+    );
     assert_eq!(read.build["kind"].as_str(), Some("rust"));
 }
 
@@ -128,17 +131,56 @@ fn a_limit_has_a_unit() {
 }
 
 #[test]
-fn a_capability_that_does_not_exist_yet_can_only_be_left_empty() {
-    for name in ["http", "env", "secrets", "tools"] {
-        read(&manifest(&format!("[permissions]\n{name} = []"))).expect("an empty list asks for nothing");
-        check(
-            &format!("[permissions]\n{name} = [\"x\"]"),
-            &format!(
-                "7: the permission `{name}` is not supported yet\n\
-                 hint: leave it empty; a plugin reaches folders, a clock and randomness"
-            ),
-        );
-    }
+fn requests_variables_secrets_and_tools_are_asked_for_by_name() {
+    let text = manifest(
+        "[permissions]\nhttp = [\"https://a.example\", { origin = \"*\", methods = [\"POST\"] }]\nenv = [\"LANG\"]\n\
+         secrets = [{ name = \"token\", origin = \"https://a.example\", header = \"Authorization\", prefix = \"Bearer \" }]\n\
+         tools = [\"workspace.*\", \"math.add\"]",
+    );
+    let asked = read(&text).expect("it is valid").permissions;
+    let shown: Vec<String> = asked.http.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["GET, HEAD https://a.example", "POST any origin that you name"]);
+    assert!(asked.http[0].reads_only() && !asked.http[1].reads_only());
+    assert_eq!(asked.env, ["LANG"]);
+    assert_eq!(asked.secrets[0].to_string(), "token in the header `authorization` to https://a.example");
+    assert_eq!(asked.tools, ["workspace.*", "math.add"]);
+    read(&manifest("[permissions]\nhttp = []\nenv = []\nsecrets = []\ntools = []"))
+        .expect("nothing is asked for");
+}
+
+#[test]
+fn what_cannot_be_granted_cannot_be_asked_for() {
+    let secret = |origin: &str, header: &str| {
+        format!("[permissions]\nsecrets = [{{ name = \"a\", origin = \"{origin}\", header = \"{header}\" }}]")
+    };
+    check("[permissions]\nenv = [\"A=B\"]", "7: found `A=B`, but it is no variable's name");
+    check(
+        "[permissions]\ntools = [\"math\"]",
+        "7: found `math`, but a tool is `plugin.tool`, `plugin.*` or `*`",
+    );
+    check(
+        "[permissions]\nhttp = [\"example.com\"]",
+        "7: found `example.com`, but an origin is like `https://api.example.com`: it is no URL: relative URL \
+         without a base",
+    );
+    check(
+        "[permissions]\nhttp = [{ origin = \"*\", methods = [\"CONNECT\"] }]",
+        "7: the method `CONNECT` cannot be had",
+    );
+    check(
+        "[permissions]\nhttp = [{ origin = \"*\", methods = [] }]",
+        "7: `methods` is a list of names in capitals, like `GET`, `POST`",
+    );
+    check(
+        "[permissions]\nhttp = [{ origin = \"*\", method = [\"GET\"] }]",
+        "7: `[permissions.http]` has no key `method`\nhint: did you mean `methods`?",
+    );
+    check(&secret("https://a.example", "Host"), "7: a secret cannot be in the header `Host`");
+    check("[permissions]\nenv = [\"A\", \"A\"]", "7: `env` asks for the same thing twice");
+    let Err(PluginError::Manifest { reason, .. }) = read(&manifest(&secret("*", "x-key"))) else {
+        panic!("a secret goes to one origin");
+    };
+    assert!(reason.contains("`*` is no origin"), "{reason}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What a plugin gets of what it asks for.
 
 use super::*;
-use crate::plugins::manifest::{FolderRequest, Limits, Permissions};
+use crate::plugins::manifest::{FolderRequest, HttpRequest, Limits, Permissions};
 
 fn root(name: &str, guest: &str, access: Access) -> FolderRequest {
     FolderRequest { host: FolderSource::Root(name.into()), guest: guest.into(), access }
@@ -158,4 +158,12 @@ fn a_tools_weakest_claim_follows_from_what_its_plugin_can_reach() {
     check(fs(root("docs", "/docs", Access::Read)), Effect::Idempotent);
     check(fs(private("index", "/index", Access::ReadWrite)), Effect::Idempotent);
     check(fs(root("docs", "/docs", Access::ReadWrite)), Effect::Effectful);
+    let http = |methods: &[&str]| Permissions {
+        http: vec![HttpRequest { origin: None, methods: methods.iter().map(|&name| name.into()).collect() }],
+        ..Permissions::default()
+    };
+    check(http(&["GET", "HEAD"]), Effect::Idempotent);
+    check(http(&["GET", "POST"]), Effect::Effectful);
+    check(Permissions { env: vec!["LANG".into()], ..Permissions::default() }, Effect::Idempotent);
+    check(Permissions { tools: vec!["*".into()], ..Permissions::default() }, Effect::Idempotent);
 }

@@ -41,6 +41,7 @@ fn answered(json: Option<Value>) -> RunEvent {
         json,
         truncated: false,
         seconds: 0.25,
+        cached: false,
     }
 }
 

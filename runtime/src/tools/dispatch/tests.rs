@@ -53,6 +53,7 @@ fn check(name: &str, arguments: Value, outcome: ToolOutcome, text: &str) {
             call_id: call.id.clone(),
             timeout: Duration::from_millis(5),
             cancel: CancellationToken::new(),
+            ..CallContext::default()
         };
         dispatch(&tools(), &call, context).await
     });

@@ -12,11 +12,11 @@ use super::Run;
 use crate::agent::model::ModelError;
 use crate::agent::transcript::Transcript;
 use crate::agent::turn::{Agent, AgentError, AgentLimits, work};
+use crate::run::calls::CallSite;
 use crate::run::event::{FinalState, Place, RunEvent};
 use crate::run::journal::JournalError;
 use crate::run::recorder::Recorder;
-use crate::tools::dispatch::dispatch;
-use crate::tools::{CallContext, ToolOutcome};
+use crate::tools::ToolOutcome;
 use crate::workflow::plan::Shape;
 use crate::workflow::schema::{AgentSpec, OnError, WorkflowStep};
 use crate::workflow::template::{Scope, TemplateError};
@@ -216,7 +216,10 @@ impl Run<'_> {
         let agent = Agent {
             name: name.to_owned(),
             instructions: self.templates.text(instructions, scope)?.trim().to_owned(),
-            tools: tools.map_err(|error| StepError::Value(error.to_string()))?,
+            tools: tools
+                .map_err(|error| StepError::Value(error.to_string()))?
+                .narrowed("the workflow", spec.permissions.rules())
+                .narrowed(&format!("the agent `{name}`"), agent.permissions.rules()),
             tool_choice: agent.tool_choice.into(),
             output,
             sampling,
@@ -243,30 +246,20 @@ impl Run<'_> {
         for (key, value) in item.step.with.iter().flat_map(|with| with.iter()) {
             arguments.insert(key.value.clone(), self.templates.data(value, scope)?);
         }
-        let tools = self.environment.tools.grant(&[name.to_owned()]);
-        let tools = tools.map_err(|error| StepError::Value(error.to_string()))?;
+        // The step names one tool; which others that one may call is for its plugin's grant to say.
+        let tools = self.environment.tools.all();
+        let tools = tools.narrowed("the workflow", self.plan.workflow.spec.permissions.rules());
         let id = match place.item {
             None => format!("{}-call", place.step),
             Some(item) => format!("{}-{item}-call", place.step),
         };
         let call = ToolCall { id, name: name.to_owned(), arguments: Value::Object(arguments) };
-        recorder.record(RunEvent::ToolCalled { place: place.clone(), call: call.clone() })?;
-        let context = CallContext {
-            call_id: format!("{}-{}", recorder.run().as_str(), call.id),
-            timeout: item.step.timeout.map_or(TOOL_TIME, |timeout| timeout.value.0),
-            cancel: recorder.cancel().clone(),
-        };
-        let result = dispatch(&tools, &call, context).await;
-        recorder.record(RunEvent::ToolAnswered {
-            place: place.clone(),
-            call_id: call.id,
-            tool: name.to_owned(),
-            outcome: result.outcome,
-            text: result.text.clone(),
-            json: result.json.clone(),
-            truncated: result.truncated,
-            seconds: result.duration.as_secs_f64(),
-        })?;
+        let site = CallSite::new(tools, place.clone(), recorder.clone());
+        let admitted = site.admit(&call).await?;
+        let timeout = item.step.timeout.map_or(TOOL_TIME, |timeout| timeout.value.0);
+        let context = site.context(&call, format!("{}-{}", recorder.run().as_str(), call.id), timeout);
+        let (result, cached) = site.run(&call, admitted, context).await;
+        site.answered(&call, &result, cached)?;
         if recorder.cancel().is_cancelled() {
             return Err(StepError::Cancelled);
         }

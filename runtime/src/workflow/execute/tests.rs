@@ -45,7 +45,7 @@ fn tool<Answer: Future<Output = ToolResult> + Send + 'static>(
         description: "For tests.".into(),
         input_schema: json!({"type": "object"}),
         output_schema: None,
-        effect: Effect::Pure,
+        effect: Effect::Idempotent,
     };
     let behaviour = Box::new(move |arguments, context| -> BoxFuture<'static, ToolResult> {
         Box::pin(behaviour(arguments, context))

@@ -1,4 +1,4 @@
-//! What std does not reach on every WASI target: sockets, name lookup and raw randomness.
+//! What std does not reach on every WASI target: sockets, name lookup, links and raw randomness.
 
 use wasip2::random::random::get_random_bytes;
 use wasip2::sockets::instance_network::instance_network;
@@ -31,6 +31,14 @@ pub fn resolve(name: &str) -> Result<String, ErrorCode> {
     let lookup = resolve_addresses(&instance_network(), name)?;
     lookup.subscribe().block();
     Ok(format!("{:?}", lookup.resolve_next_address()?))
+}
+
+/// A symbolic link `name` to `target`, both below the first folder that the host shows.
+pub fn link(target: &str, name: &str) -> Result<String, String> {
+    let folders = wasip2::filesystem::preopens::get_directories();
+    let (folder, shown) = folders.first().ok_or("there is no folder")?;
+    let name = name.strip_prefix(shown.as_str()).unwrap_or(name).trim_start_matches('/');
+    folder.symlink_at(target, name).map(|()| "linked".to_owned()).map_err(|error| error.to_string())
 }
 
 fn loopback(port: u16) -> IpSocketAddress {
