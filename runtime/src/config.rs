@@ -13,6 +13,7 @@ use etcetera::BaseStrategy;
 use serde::Serialize;
 
 use crate::cli::GlobalFlags;
+use crate::tools::mcp::McpSettings;
 
 pub mod engine;
 pub mod file;
@@ -40,6 +41,8 @@ pub struct Config {
     pub models: BTreeMap<String, RemoteModel>,
     /// How the model in this process is run.
     pub engine: EngineSettings,
+    /// MCP servers by the name that their tools begin with.
+    pub mcp: BTreeMap<String, McpSettings>,
 }
 
 /// A model behind an OpenAI-compatible endpoint.
@@ -214,6 +217,7 @@ impl Config {
                 .or(user.model)
                 .unwrap_or_else(|| DEFAULT_MODEL.to_owned()),
             models: user.models,
+            mcp: user.mcp,
             engine: EngineSettings { context: flags.context.or(user.engine.context), ..user.engine },
         })
     }

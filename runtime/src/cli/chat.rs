@@ -69,7 +69,7 @@ pub async fn run(args: ChatArgs, config: &Config, global: &GlobalFlags) -> anyho
         if global.json { json_observer() } else { chat_observer(&display, global.quiet) };
     let plugins: Vec<String> =
         args.tools.iter().filter_map(|pattern| Some(pattern.split_once('.')?.0.to_owned())).collect();
-    let (tools, _host) = environment::tools(config, &plugins, &roots, tool_output(&observer)).await?;
+    let (tools, providers) = environment::tools(config, &plugins, &roots, tool_output(&observer)).await?;
     let granted = tools.grant(&args.tools).map_err(|error| {
         let hint = error.hint();
         usage_error(error, hint)
@@ -110,6 +110,7 @@ pub async fn run(args: ChatArgs, config: &Config, global: &GlobalFlags) -> anyho
     let outputs = json!({"answer": last.map(|message| message.content.clone())});
     let error = result.as_ref().err().map(ToString::to_string);
     chat.recorder.record(RunEvent::RunFinished { state, outputs, error }).map_err(journal_error)?;
+    providers.close().await;
     match state {
         FinalState::Cancelled => Ok(ExitCode::from(CANCELLED)),
         _ => result.map(|()| ExitCode::SUCCESS),

@@ -9,14 +9,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::display::{TerminalDisplay, colour, json_observer, silent_observer, tool_output};
 use super::{GlobalFlags, usage_error};
+use crate::agent::model::ChatModel;
 use crate::config::Config;
+use crate::plugins::host::OutputObserver;
 use crate::plugins::permissions::{Access, Root, Roots};
 use crate::review::hunks_tool::HunksTool;
-use crate::run::environment;
+use crate::run::environment::{self, ToolProviders};
 use crate::run::event::FinalState;
 use crate::run::journal::{Journal, JournalError};
 use crate::run::recorder::{Observer, Recorder};
 use crate::suggest::closest;
+use crate::tools::ToolRegistry;
 use crate::workflow::schema::{InputSpec, InputType};
 use crate::workflow::{InvalidWorkflow, Plan, RunEnvironment, Workflow, check, execute};
 
@@ -47,7 +50,7 @@ pub async fn run(args: RunArgs, config: &Config, global: &GlobalFlags) -> anyhow
     let workflow = Workflow::read(&args.file).map_err(invalid)?;
     let plan = check::check(&workflow, None).map_err(invalid)?;
     let inputs = inputs(&plan, &args.inputs)?;
-    let roots = roots(&plan, &args.roots)?;
+    let roots = plan_roots(&plan, &args.roots)?;
 
     let display = TerminalDisplay::new(colour());
     let observer: Observer = match (global.json, global.quiet) {
@@ -55,25 +58,15 @@ pub async fn run(args: RunArgs, config: &Config, global: &GlobalFlags) -> anyhow
         (false, true) => silent_observer(),
         (false, false) => display.observer(),
     };
-    let (mut tools, _host) =
-        environment::tools(config, &plan.plugins(), &roots, tool_output(&observer)).await?;
-    tools.insert(Arc::new(HunksTool::new(plan.folder.clone())));
-    // Again, now that the tools are known: their names and arguments.
-    let plan = check::check(&workflow, Some(&tools)).map_err(invalid)?;
-
-    let model = match plan.needs_model() {
-        false => None,
-        true => {
-            let asked = workflow.spec.model.as_ref().map(|name| name.value.clone());
-            let name = global.model.clone().or(asked).unwrap_or_else(|| config.model.clone());
-            Some(environment::model(config, &name, !global.quiet).await?)
-        }
-    };
+    let (plan, tools, providers) =
+        load_plan(&workflow, &plan, config, &roots, tool_output(&observer)).await?;
+    let model = model_of(&plan, config, global).await?;
     let journal = Arc::new(Journal::open(&config.data_dir).map_err(journal_error)?);
     let cancel = cancel_on_interrupt();
     let recorder = Recorder::new(journal.new_run(), journal, observer, cancel);
     let environment = RunEnvironment { tools, model, seed: args.seed };
     let outcome = execute(&plan, &inputs, &environment, &recorder).await.map_err(journal_error)?;
+    providers.close().await;
 
     if !global.json {
         let sources: Vec<&Path> = roots.values().map(|root| root.path.as_path()).collect();
@@ -89,6 +82,41 @@ pub async fn run(args: RunArgs, config: &Config, global: &GlobalFlags) -> anyhow
             ExitCode::from(super::report::FAILED)
         }
     })
+}
+
+/// The tools that `plan` names, with the folders in `roots`, and the plan checked once more now that they are
+/// known: their names and arguments.
+///
+/// # Errors
+/// When a plugin or an MCP server is not there, or the workflow uses it wrongly.
+pub async fn load_plan(
+    workflow: &Workflow,
+    plan: &Plan,
+    config: &Config,
+    roots: &Roots,
+    output: OutputObserver,
+) -> anyhow::Result<(Plan, ToolRegistry, ToolProviders)> {
+    let (mut tools, providers) = environment::tools(config, &plan.plugins(), roots, output).await?;
+    tools.insert(Arc::new(HunksTool::new(plan.folder.clone())));
+    let plan = check::check(workflow, Some(&tools)).map_err(invalid)?;
+    Ok((plan, tools, providers))
+}
+
+/// The model of the plan's agents, if it has any: the flag's, the file's, or the settings'.
+///
+/// # Errors
+/// When it cannot be fetched or loaded.
+pub async fn model_of(
+    plan: &Plan,
+    config: &Config,
+    global: &GlobalFlags,
+) -> anyhow::Result<Option<Arc<dyn ChatModel>>> {
+    if !plan.needs_model() {
+        return Ok(None);
+    }
+    let asked = plan.workflow.spec.model.as_ref().map(|name| name.value.clone());
+    let name = global.model.clone().or(asked).unwrap_or_else(|| config.model.clone());
+    Ok(Some(environment::model(config, &name, !global.quiet).await?))
 }
 
 /// A token that the first interrupt sets; the second ends the process.
@@ -181,7 +209,7 @@ fn value(name: &str, text: &str, input: &InputSpec) -> anyhow::Result<Value> {
 }
 
 /// The workflow's folders, and those that `--root` puts in their place.
-fn roots(plan: &Plan, given: &[String]) -> anyhow::Result<Roots> {
+pub fn plan_roots(plan: &Plan, given: &[String]) -> anyhow::Result<Roots> {
     let mut roots = Roots::new();
     for (name, root) in plan.workflow.spec.roots.iter() {
         let path = plan.folder.join(&root.path.value);

@@ -1,6 +1,8 @@
 //! One settings file, read strictly: every key is known, every value has its type, or there is an error
 //! with file and line.
 
+mod mcp;
+
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::num::NonZeroUsize;
@@ -14,9 +16,11 @@ use chaski_engine::config::RopeStretch;
 use super::engine::EngineSettings;
 use super::{ConfigError, RemoteModel};
 use crate::suggest::closest;
+use crate::tools::mcp::McpSettings;
 
 /// Keys of the top level.
-const KEYS: [&str; 7] = ["model", "data_dir", "cache_dir", "models_dir", "plugins_dir", "models", "engine"];
+const KEYS: [&str; 8] =
+    ["model", "data_dir", "cache_dir", "models_dir", "plugins_dir", "models", "engine", "mcp"];
 
 /// The keys among them that a project may set.
 const PROJECT_KEYS: [&str; 1] = ["model"];
@@ -60,6 +64,8 @@ pub struct FileSettings {
     pub models: BTreeMap<String, RemoteModel>,
     /// The `[engine]` table.
     pub engine: EngineSettings,
+    /// MCP servers by name.
+    pub mcp: BTreeMap<String, McpSettings>,
 }
 
 impl FileSettings {
@@ -122,6 +128,7 @@ impl Reader<'_> {
                 "models_dir" => settings.models_dir = Some(self.folder(name, value)?),
                 "plugins_dir" => settings.plugins_dir = Some(self.folder(name, value)?),
                 "engine" => settings.engine = self.engine(value)?,
+                "mcp" => settings.mcp = self.mcp(value)?,
                 _ => settings.models = self.models(value)?,
             }
         }

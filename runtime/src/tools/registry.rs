@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use chaski_engine::ToolSpec;
 
-use super::Tool;
+use super::{Tool, ToolDefinition};
 use crate::suggest::closest;
 
 /// Every tool of a run, by name.
 #[derive(Clone, Default)]
 pub struct ToolRegistry {
     tools: BTreeMap<String, Arc<dyn Tool>>,
+    /// What is offered and cannot be used, and why.
+    unusable: BTreeMap<String, String>,
 }
 
 /// A pattern or name that fits no tool.
@@ -22,11 +24,16 @@ pub struct UnknownTool {
     pub asked: String,
     /// The known name closest to it.
     pub closest: Option<String>,
+    /// Why it cannot be used, if it is offered.
+    pub unusable: Option<String>,
 }
 
 impl UnknownTool {
     /// What to do about it.
     pub fn hint(&self) -> String {
+        if let Some(reason) = &self.unusable {
+            return format!("`{}` is offered, but cannot be used: {reason}", self.asked);
+        }
         match &self.closest {
             Some(name) => format!("did you mean `{name}`? `chaski plugin list` shows every tool"),
             None => "`chaski plugin list` shows every tool".to_owned(),
@@ -38,6 +45,11 @@ impl ToolRegistry {
     /// Adds `tool`; the last one of a name wins.
     pub fn insert(&mut self, tool: Arc<dyn Tool>) {
         self.tools.insert(tool.definition().name.clone(), tool);
+    }
+
+    /// Notes why the tool `name`, which is offered, cannot be used: for who asks for it.
+    pub fn insert_unusable(&mut self, name: &str, reason: &str) {
+        self.unusable.insert(name.to_owned(), reason.to_owned());
     }
 
     /// The tool `name`.
@@ -72,7 +84,7 @@ impl ToolRegistry {
 
     fn unknown(&self, asked: &str) -> UnknownTool {
         let closest = closest(asked, self.tools.keys().map(String::as_str)).map(str::to_owned);
-        UnknownTool { asked: asked.to_owned(), closest }
+        UnknownTool { asked: asked.to_owned(), closest, unusable: self.unusable.get(asked).cloned() }
     }
 }
 
@@ -94,6 +106,11 @@ impl ToolSet {
     /// What the model is told.
     pub fn specs(&self) -> Vec<ToolSpec> {
         self.tools.iter().map(|tool| tool.definition().spec()).collect()
+    }
+
+    /// Their definitions, in order.
+    pub fn definitions(&self) -> impl Iterator<Item = &ToolDefinition> {
+        self.tools.iter().map(|tool| tool.definition())
     }
 
     /// The granted tool `name`.

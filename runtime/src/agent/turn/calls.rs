@@ -63,18 +63,21 @@ impl Work<'_> {
             cancel: self.recorder.cancel().clone(),
         };
         let planned: Vec<_> =
-            planned.into_iter().map(|(call, refusal)| (call, refusal, context(call))).collect();
+            planned.into_iter().map(|(call, refusal)| (call.clone(), refusal, context(call))).collect();
         let mut results = futures::stream::iter(planned)
             .map(|(call, refusal, context)| async move {
                 match refusal {
                     Some(refusal) => (call, refusal),
-                    None => (call, dispatch(tools, call, context).await),
+                    None => {
+                        let result = dispatch(tools, &call, context).await;
+                        (call, result)
+                    }
                 }
             })
             .buffered(MAX_CALLS_AT_ONCE);
         while let Some((call, result)) = results.next().await {
             let (text, cut) = cut_middle(&result.text, MAX_RESULT_BYTES);
-            self.transcript.messages.push(Message::tool_result(call, text.clone()));
+            self.transcript.messages.push(Message::tool_result(&call, text.clone()));
             self.recorder.record(RunEvent::ToolAnswered {
                 place: self.place.clone(),
                 call_id: call.id.clone(),
