@@ -9,3 +9,4 @@ mod bad_input;
 mod sandbox;
 mod engine;
 mod bench;
+mod mcp;
