@@ -10,3 +10,4 @@ mod sandbox;
 mod engine;
 mod bench;
 mod mcp;
+mod guidance;

@@ -1,5 +1,6 @@
 //! `chaski chat`: talk to a model on the terminal, with tools.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,11 +13,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::display::escape::escape_control;
 use super::display::{TerminalDisplay, colour, json_observer, tool_output};
-use super::run::{CANCELLED, cancel_on_interrupt, folder, journal_error, parse_roots};
+use super::run::{CANCELLED, cancel_on_interrupt, folder, journal_error, parse_roots, project, skill_error};
 use super::{GlobalFlags, usage_error};
 use crate::agent::model::ChatModel;
+use crate::agent::skills::discover;
 use crate::agent::transcript::Transcript;
 use crate::agent::turn::{Agent, AgentError, AgentLimits, work};
+use crate::agent::workplace::Workplace;
 use crate::config::Config;
 use crate::plugins::permissions::{Access, Roots};
 use crate::run::environment;
@@ -26,6 +29,9 @@ use crate::run::recorder::{Observer, Recorder};
 
 /// Bytes of a message from standard input: a few times what the largest context holds.
 const MAX_MESSAGE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// The name of the one agent of a chat.
+const AGENT: &str = "chat";
 
 const HELP: &str = "/help  this\n/tools  what the model may call\n/clear  forget the conversation\n/save FILE  write it as JSON\n/exit  leave";
 
@@ -43,6 +49,12 @@ pub struct ChatArgs {
     /// Standing instructions: text, or `@FILE`
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
+    /// Leave the AGENTS.md of the root `workspace` out of the instructions
+    #[arg(long)]
+    no_agents_md: bool,
+    /// Leave out the skills of the project and the user
+    #[arg(long)]
+    no_skills: bool,
     /// 0 picks the most likely token
     #[arg(long, default_value_t = 0.0)]
     temperature: f32,
@@ -78,7 +90,7 @@ pub async fn run(args: ChatArgs, config: &Config, global: &GlobalFlags) -> anyho
     let model = environment::model(config, &name, !global.quiet).await?;
     let journal = Arc::new(Journal::open(&config.data_dir).map_err(journal_error)?);
     let agent = Agent {
-        name: "chat".into(),
+        name: AGENT.into(),
         instructions,
         tools: granted,
         tool_choice: ToolChoice::Auto,
@@ -86,10 +98,14 @@ pub async fn run(args: ChatArgs, config: &Config, global: &GlobalFlags) -> anyho
         sampling: Sampling { temperature: args.temperature, seed: args.seed, ..Sampling::default() },
         limits: AgentLimits { reply_tokens: args.reply_tokens.max(1), ..AgentLimits::default() },
     };
+    let (agent, notices) = workplace(&args, &roots, config)?.furnish(agent, None);
     let cancel = CancellationToken::new();
     let recorder = Recorder::new(journal.new_run(), journal, observer, cancel);
     let started = RunEvent::RunStarted { name: "chat".into(), source: None, model: name, inputs: json!({}) };
     recorder.record(started).map_err(journal_error)?;
+    for message in notices {
+        recorder.record(RunEvent::Notice { place: None, message }).map_err(journal_error)?;
+    }
     let mut chat = Chat { agent, model, recorder, transcript: Transcript::default() };
     let interactive = args.message.is_none() && std::io::stdin().is_terminal();
     let result = match (args.message, interactive) {
@@ -115,6 +131,17 @@ pub async fn run(args: ChatArgs, config: &Config, global: &GlobalFlags) -> anyho
         FinalState::Cancelled => Ok(ExitCode::from(CANCELLED)),
         _ => result.map(|()| ExitCode::SUCCESS),
     }
+}
+
+/// What the model finds beside its tools: the project's guidance, and every skill.
+fn workplace(args: &ChatArgs, roots: &Roots, config: &Config) -> anyhow::Result<Workplace> {
+    let skills =
+        if args.no_skills { Vec::new() } else { discover(&config.skill_dirs).map_err(skill_error)? };
+    Ok(Workplace {
+        project: project(roots, config, !args.no_agents_md),
+        skills: BTreeMap::from([(AGENT.to_owned(), skills)]),
+        tool_room: config.agents.tool_room,
+    })
 }
 
 /// The message that another program wrote.

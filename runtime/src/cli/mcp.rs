@@ -153,7 +153,8 @@ async fn workflow_tool(
     let roots = plan_roots(&plan, given_roots)?;
     let (plan, tools, providers) = load_plan(&workflow, &plan, config, &roots, output.clone()).await?;
     let model = super::run::model_of(&plan, config, global).await?;
-    let environment = RunEnvironment { tools, model, seed: None };
+    let workplace = super::run::workplace(&plan, &roots, config, true)?;
+    let environment = RunEnvironment { tools, model, seed: None, workplace };
     let tool = WorkflowTool::new(plan, environment, journal.clone());
     let tool = tool.map_err(|reason| usage_error(reason, format!("rename it in `{}`", file.display())))?;
     Ok((tool, providers))

@@ -1,5 +1,6 @@
 //! `chaski run`: run a workflow and show it live.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,6 +11,8 @@ use tokio_util::sync::CancellationToken;
 use super::display::{TerminalDisplay, colour, json_observer, silent_observer, tool_output};
 use super::{GlobalFlags, usage_error};
 use crate::agent::model::ChatModel;
+use crate::agent::skills::{self, SkillError};
+use crate::agent::workplace::Workplace;
 use crate::config::Config;
 use crate::plugins::host::OutputObserver;
 use crate::plugins::permissions::{Access, Root, Roots};
@@ -26,6 +29,9 @@ use crate::workflow::{InvalidWorkflow, Plan, RunEnvironment, Workflow, check, ex
 /// Exit code of a run that was cancelled, as a shell reports an interrupt.
 pub const CANCELLED: u8 = 130;
 
+/// The root that is the project agents work on.
+const WORKSPACE: &str = "workspace";
+
 /// Arguments of `chaski run`.
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
@@ -37,6 +43,9 @@ pub struct RunArgs {
     /// A folder for plugins, in place of the workflow's
     #[arg(long = "root", value_name = "NAME=PATH")]
     roots: Vec<String>,
+    /// Leave the project's AGENTS.md out of the agents' instructions
+    #[arg(long)]
+    no_agents_md: bool,
     /// The seed of every agent
     #[arg(long)]
     seed: Option<u64>,
@@ -64,7 +73,8 @@ pub async fn run(args: RunArgs, config: &Config, global: &GlobalFlags) -> anyhow
     let journal = Arc::new(Journal::open(&config.data_dir).map_err(journal_error)?);
     let cancel = cancel_on_interrupt();
     let recorder = Recorder::new(journal.new_run(), journal, observer, cancel);
-    let environment = RunEnvironment { tools, model, seed: args.seed };
+    let workplace = workplace(&plan, &roots, config, !args.no_agents_md)?;
+    let environment = RunEnvironment { tools, model, seed: args.seed, workplace };
     let outcome = execute(&plan, &inputs, &environment, &recorder).await.map_err(journal_error)?;
     providers.close().await;
 
@@ -117,6 +127,33 @@ pub async fn model_of(
     let asked = plan.workflow.spec.model.as_ref().map(|name| name.value.clone());
     let name = global.model.clone().or(asked).unwrap_or_else(|| config.model.clone());
     Ok(Some(environment::model(config, &name, !global.quiet).await?))
+}
+
+/// What the plan's agents find beside their tools; `agents_md`: a project's AGENTS.md, if the settings agree.
+///
+/// # Errors
+/// When a skill is unknown or malformed.
+pub fn workplace(plan: &Plan, roots: &Roots, config: &Config, agents_md: bool) -> anyhow::Result<Workplace> {
+    let mut skills = BTreeMap::new();
+    for (name, agent) in plan.workflow.spec.agents.iter() {
+        let asked: Vec<String> = agent.skills.iter().map(|skill| skill.value.clone()).collect();
+        let found = skills::named(&asked, &plan.folder, &config.skill_dirs).map_err(skill_error)?;
+        skills.insert(name.value.clone(), found);
+    }
+    let project = project(roots, config, agents_md);
+    Ok(Workplace { project, skills, tool_room: config.agents.tool_room })
+}
+
+/// The folder whose AGENTS.md agents are told.
+pub fn project(roots: &Roots, config: &Config, agents_md: bool) -> Option<PathBuf> {
+    let root = roots.get(WORKSPACE).filter(|_| agents_md && config.agents.agents_md);
+    root.map(|root| root.path.clone())
+}
+
+/// A skill's error with its way out.
+pub fn skill_error(error: SkillError) -> anyhow::Error {
+    let hint = error.hint();
+    usage_error(error, hint)
 }
 
 /// A token that the first interrupt sets; the second ends the process.

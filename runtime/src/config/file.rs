@@ -1,6 +1,7 @@
 //! One settings file, read strictly: every key is known, every value has its type, or there is an error
 //! with file and line.
 
+mod agents;
 mod mcp;
 
 use std::collections::BTreeMap;
@@ -13,14 +14,15 @@ use toml::de::{DeTable, DeValue};
 
 use chaski_engine::config::RopeStretch;
 
+use super::agents::AgentSettings;
 use super::engine::EngineSettings;
 use super::{ConfigError, RemoteModel};
 use crate::suggest::closest;
 use crate::tools::mcp::McpSettings;
 
 /// Keys of the top level.
-const KEYS: [&str; 8] =
-    ["model", "data_dir", "cache_dir", "models_dir", "plugins_dir", "models", "engine", "mcp"];
+const KEYS: [&str; 9] =
+    ["model", "data_dir", "cache_dir", "models_dir", "plugins_dir", "models", "engine", "mcp", "agents"];
 
 /// The keys among them that a project may set.
 const PROJECT_KEYS: [&str; 1] = ["model"];
@@ -66,6 +68,8 @@ pub struct FileSettings {
     pub engine: EngineSettings,
     /// MCP servers by name.
     pub mcp: BTreeMap<String, McpSettings>,
+    /// The `[agents]` table.
+    pub agents: AgentSettings,
 }
 
 impl FileSettings {
@@ -129,6 +133,7 @@ impl Reader<'_> {
                 "plugins_dir" => settings.plugins_dir = Some(self.folder(name, value)?),
                 "engine" => settings.engine = self.engine(value)?,
                 "mcp" => settings.mcp = self.mcp(value)?,
+                "agents" => settings.agents = self.agents(value)?,
                 _ => settings.models = self.models(value)?,
             }
         }

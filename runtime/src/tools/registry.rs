@@ -123,6 +123,13 @@ impl ToolSet {
         self.tools.iter().map(|tool| tool.definition().name.as_str())
     }
 
+    /// The same tools and `tool`, in place of one of its name.
+    pub fn with(mut self, tool: Arc<dyn Tool>) -> Self {
+        self.tools.retain(|known| known.definition().name != tool.definition().name);
+        self.tools.push(tool);
+        self
+    }
+
     /// Whether nothing was granted.
     pub fn is_empty(&self) -> bool {
         self.tools.is_empty()
