@@ -12,3 +12,5 @@ mod engine;
 mod bench;
 mod js_runner;
 mod authoring;
+mod mcp;
+mod guidance;

@@ -23,6 +23,7 @@ use std::time::Instant;
 use candle_core::Device;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use crate::chat::message::ToolSpec;
 use crate::chat::template::ChatTemplate;
 use crate::chat::tool_calls::ToolCallParser;
 use crate::config::EngineOptions;
@@ -252,14 +253,15 @@ impl Shared {
         let prompt = self.prompt_tokens(&request)?;
         self.check_context(prompt.len())?;
         let style = self.template.tool_call_style();
-        let grammar = self.grammars.compile(&request.tools, &request.tool_choice, &request.output, style)?;
+        let callable = callable_tools(&request);
+        let grammar = self.grammars.compile(&callable, &request.tool_choice, &request.output, style)?;
         let first_call = match &request.prompt {
             Prompt::Chat(messages) => {
                 1 + messages.iter().map(|message| message.tool_calls.len()).sum::<usize>()
             }
             _ => 1,
         };
-        let callable: &[_] = if request.tool_choice == ToolChoice::None { &[] } else { &request.tools };
+        let callable: &[_] = if request.tool_choice == ToolChoice::None { &[] } else { &callable };
         let parser = ToolCallParser::bound(callable, first_call, style, request.output == OutputFormat::Text);
         let most = request.max_tokens.min(self.info.context - prompt.len());
         let needed = blocks_for(prompt.len() + most);
@@ -331,6 +333,11 @@ impl Shared {
     }
 }
 
+/// Every tool that `request` may call.
+fn callable_tools(request: &GenerateRequest) -> Vec<ToolSpec> {
+    request.tools.iter().chain(&request.late_tools).cloned().collect()
+}
+
 /// What can be said about a request without the model.
 fn check(request: &GenerateRequest) -> Result<(), EngineError> {
     let invalid = |reason: String| Err(EngineError::InvalidRequest(reason));
@@ -353,16 +360,17 @@ fn check(request: &GenerateRequest) -> Result<(), EngineError> {
     if !(repetition_penalty.is_finite() && repetition_penalty > 0.0) {
         return invalid(format!("`repetition_penalty` is {repetition_penalty}, it must be above 0"));
     }
-    for (index, tool) in request.tools.iter().enumerate() {
-        if request.tools[..index].iter().any(|before| before.name == tool.name) {
+    let tools = callable_tools(request);
+    for (index, tool) in tools.iter().enumerate() {
+        if tools[..index].iter().any(|before| before.name == tool.name) {
             return invalid(format!("two tools have the name `{}`", tool.name));
         }
     }
     match &request.tool_choice {
-        ToolChoice::Named(name) if !request.tools.iter().any(|tool| tool.name == *name) => {
+        ToolChoice::Named(name) if !tools.iter().any(|tool| tool.name == *name) => {
             invalid(format!("`tool_choice` names the tool `{name}`, which the request does not have"))
         }
-        ToolChoice::Required if request.tools.is_empty() => {
+        ToolChoice::Required if tools.is_empty() => {
             invalid("`tool_choice` is `required`, but the request has no tools".into())
         }
         _ if matches!(&request.output, OutputFormat::Regex(regex) if regex.is_empty()) => {

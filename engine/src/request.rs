@@ -16,6 +16,9 @@ pub struct GenerateRequest {
     pub prompt: Prompt,
     /// The tools it may call, in the order the model sees them.
     pub tools: Vec<ToolSpec>,
+    /// Further tools it may call. Only the conversation speaks of them, so tools that come up in the middle of one
+    /// leave its beginning as it was, in the KV cache too.
+    pub late_tools: Vec<ToolSpec>,
     /// Whether it may, must or must not call one.
     pub tool_choice: ToolChoice,
     /// The shape of an answer that is not a tool call; guaranteed by decoding.
@@ -42,6 +45,7 @@ impl GenerateRequest {
         Self {
             prompt: Prompt::Chat(messages),
             tools: Vec::new(),
+            late_tools: Vec::new(),
             tool_choice: ToolChoice::Auto,
             output: OutputFormat::Text,
             adapter: None,

@@ -3,6 +3,10 @@
 pub mod model;
 pub mod turn;
 pub mod transcript;
+pub mod offer;
+pub mod instructions;
+pub mod skills;
+pub mod workplace;
 pub mod engine_model;
 pub mod openai_model;
 pub mod scripted_model;

@@ -23,6 +23,7 @@ pub mod validate;
 pub mod schema;
 pub mod runs;
 pub mod chat;
+pub mod mcp;
 pub mod display;
 
 pub use report::{CliError, Hint, failure, usage_error};
@@ -70,6 +71,8 @@ pub enum Command {
     Run(run::RunArgs),
     /// Talk to a model, with tools
     Chat(chat::ChatArgs),
+    /// Offer plugin tools and workflows to other programs, as an MCP server
+    Mcp(mcp::McpArgs),
     /// Check a workflow without running it
     Validate(validate::ValidateArgs),
     /// Print the JSON schema of a file format
@@ -111,6 +114,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Run(args) => run::run(args, config, global).await,
         Command::Chat(args) => chat::run(args, config, global).await,
+        Command::Mcp(args) => mcp::run(args, config, global).await,
         Command::Validate(args) => validate::run(args, config, global).await,
         Command::Schema(args) => schema::run(args, config, global).await,
         Command::Runs(args) => runs::run(args, config, global).await,

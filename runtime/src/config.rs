@@ -14,11 +14,14 @@ use serde::Serialize;
 
 use crate::cli::GlobalFlags;
 use crate::plugins::grant::Grant;
+use crate::tools::mcp::McpSettings;
 use crate::tools::permission::Rules;
 
+pub mod agents;
 pub mod engine;
 pub mod file;
 
+use agents::AgentSettings;
 use engine::EngineSettings;
 use file::{FileSettings, Scope};
 
@@ -48,6 +51,12 @@ pub struct Config {
     pub grants: BTreeMap<String, Grant>,
     /// The user's file. Its folder is never a plugin's to see.
     pub user_file: PathBuf,
+    /// MCP servers by the name that their tools begin with.
+    pub mcp: BTreeMap<String, McpSettings>,
+    /// What agents are told beside their instructions.
+    pub agents: AgentSettings,
+    /// Where skills are looked for: the project's folder, then the user's.
+    pub skill_dirs: Vec<PathBuf>,
 }
 
 /// A model behind an OpenAI-compatible endpoint.
@@ -225,6 +234,9 @@ impl Config {
             permissions: user.permissions,
             grants: user.plugins,
             user_file: surroundings.working_dir.join(&surroundings.user_file),
+            mcp: user.mcp,
+            agents: user.agents,
+            skill_dirs: skill_dirs(&surroundings.working_dir, &surroundings.user_file),
             engine: EngineSettings { context: flags.context.or(user.engine.context), ..user.engine },
         })
     }
@@ -269,6 +281,12 @@ fn project_file(start: &Path, user_file: &Path) -> Option<PathBuf> {
         .ancestors()
         .map(|dir| dir.join(".chaski").join("config.toml"))
         .find(|file| file.is_file() && file != user_file)
+}
+
+/// The nearest `.chaski/skills` in `start` or above, and `skills` beside the user's file.
+fn skill_dirs(start: &Path, user_file: &Path) -> Vec<PathBuf> {
+    let project = start.ancestors().map(|dir| dir.join(".chaski").join("skills")).find(|dir| dir.is_dir());
+    project.into_iter().chain(user_file.parent().map(|dir| dir.join("skills"))).collect()
 }
 
 /// The value of a variable; an empty one would silently mean "here", so it is refused.

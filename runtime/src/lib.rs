@@ -12,6 +12,7 @@ pub mod run;
 pub mod agent;
 pub mod tools;
 pub mod plugins;
+pub mod mcp_server;
 pub mod review;
 pub mod models;
 pub mod digest;

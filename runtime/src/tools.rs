@@ -1,6 +1,6 @@
 //! Tools: what a model may call, whoever provides them.
 //!
-//! A [`Tool`] comes from a plugin or from the host. A [`registry::ToolSet`] holds those that one agent was
+//! A [`Tool`] comes from a plugin, from an MCP server ([`mcp`]) or from the host. A [`registry::ToolSet`] holds those that one agent was
 //! granted; [`dispatch`] validates a call's arguments, runs it and always ends with a [`ToolResult`]: what
 //! goes wrong in a call is told to the model, and never ends the run.
 
@@ -10,6 +10,7 @@ pub mod registry;
 pub mod dispatch;
 pub mod cache;
 pub mod result;
+pub mod mcp;
 
 use std::sync::Arc;
 use std::time::Duration;

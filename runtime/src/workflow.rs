@@ -12,6 +12,7 @@ pub mod template;
 pub mod plan;
 pub mod check;
 pub mod execute;
+pub mod inputs;
 
 pub use execute::{RunEnvironment, RunOutcome, execute};
 pub use fault::{Fault, InvalidWorkflow};
@@ -19,4 +20,4 @@ pub use plan::Plan;
 pub use read::Workflow;
 
 /// Namespaces of tools that chaski provides itself.
-pub const HOST_TOOLS: [&str; 1] = ["review"];
+pub const HOST_TOOLS: [&str; 2] = ["review", "skill"];

@@ -10,7 +10,7 @@ use chaski_engine::model::GgufFile;
 use chaski_engine::tokenizer::Tokenizer;
 use chaski_engine::{
     Engine, EngineError, EngineOptions, FinishReason, Finished, GenerateRequest, Generation, Message,
-    OutputFormat, Prompt, Sampling, TokenEvent,
+    OutputFormat, Prompt, Sampling, TokenEvent, ToolChoice, ToolSpec,
 };
 
 pub const TEXT: &str = include_str!("../reference/text.txt");
@@ -216,6 +216,33 @@ async fn a_json_schema_binds_every_answer() {
         assert!((1..=99).contains(&value["line"].as_i64().unwrap()) && value["open"].is_boolean(), "{value}");
         assert_eq!(answer.finished.reason, FinishReason::Stop);
     }
+}
+
+#[tokio::test]
+async fn a_late_tool_can_be_called_and_leaves_the_prompt_as_it_was() {
+    let Some(engine) = engine() else { return };
+    let tool = |name: &str| ToolSpec {
+        name: name.into(),
+        description: "Looks something up.".into(),
+        parameters: serde_json::json!({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}),
+    };
+    let first = GenerateRequest { tools: vec![tool("docs.find")], ..ask("Find the number 7.", 60) };
+    let late = GenerateRequest {
+        late_tools: vec![tool("docs.open")],
+        tool_choice: ToolChoice::Named("docs.open".into()),
+        ..first.clone()
+    };
+    assert_eq!(engine.count_tokens(&first).expect("counts"), engine.count_tokens(&late).expect("counts"));
+    let mut generation = engine.generate(late).await.expect("the request is fine");
+    let mut called = Vec::new();
+    while let Some(event) = generation.events.recv().await {
+        if let TokenEvent::ToolCall(call) = event {
+            called.push(call.name);
+        }
+    }
+    assert_eq!(called.first().map(String::as_str), Some("docs.open"), "{called:?}");
+    let twice = GenerateRequest { late_tools: vec![tool("docs.find")], ..first };
+    assert!(matches!(engine.generate(twice).await, Err(EngineError::InvalidRequest(_))));
 }
 
 #[tokio::test]

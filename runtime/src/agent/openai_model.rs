@@ -142,11 +142,10 @@ impl OpenAiModel {
         if !request.stop.is_empty() {
             body["stop"] = json!(request.stop);
         }
-        if !request.tools.is_empty() && request.tool_choice != ToolChoice::None {
+        let known = || request.tools.iter().chain(&request.late_tools);
+        if known().next().is_some() && request.tool_choice != ToolChoice::None {
             self.check_names(request)?;
-            let tools: Vec<Value> = request
-                .tools
-                .iter()
+            let tools: Vec<Value> = known()
                 .map(|tool| {
                     json!({"type": "function", "function": {
                         "name": tool.name.replace('.', DOT), "description": tool.description,
@@ -197,7 +196,7 @@ impl OpenAiModel {
     /// Every tool must have a name there that is allowed and leads back to it alone.
     fn check_names(&self, request: &GenerateRequest) -> Result<(), ModelError> {
         let mut taken = BTreeSet::new();
-        for tool in &request.tools {
+        for tool in request.tools.iter().chain(&request.late_tools) {
             let name = tool.name.replace('.', DOT);
             let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
             if name.len() > MAX_NAME_BYTES || !name.bytes().all(allowed) {
@@ -226,7 +225,8 @@ impl OpenAiModel {
                 .add(chunk.map_err(|error| self.told(&error))?, observe)
                 .map_err(|fault| self.fault(fault))?;
         }
-        let names: Vec<&str> = request.tools.iter().map(|tool| tool.name.as_str()).collect();
+        let known = request.tools.iter().chain(&request.late_tools);
+        let names: Vec<&str> = known.map(|tool| tool.name.as_str()).collect();
         let reply = reply.whole(&names, self.count_tokens(request)?).map_err(|fault| self.fault(fault))?;
         for call in &reply.tool_calls {
             observe(ReplyDelta::ToolCall(call.clone()));

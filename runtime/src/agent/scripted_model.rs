@@ -35,7 +35,7 @@ pub struct ScriptedReply {
     pub cut: bool,
     /// Text that the prompt must hold, or the run fails: the script is out of step.
     pub expect_contains: Option<String>,
-    /// Tools that the prompt must offer, by name, in order.
+    /// Tools that can be called, by name, in order: those that the prompt describes, then those found later.
     pub expect_tools: Option<Vec<String>>,
     /// The reply never comes; the run must be cancelled, or run out of time.
     pub hang: bool,
@@ -117,7 +117,8 @@ impl ScriptedModel {
         {
             return Err(fault(format!("the prompt does not hold {expected:?}:\n{prompt}")));
         }
-        let offered: Vec<&str> = request.tools.iter().map(|tool| tool.name.as_str()).collect();
+        let known = request.tools.iter().chain(&request.late_tools);
+        let offered: Vec<&str> = known.map(|tool| tool.name.as_str()).collect();
         if let Some(expected) = reply.expect_tools.as_ref().filter(|expected| **expected != offered) {
             return Err(fault(format!("the prompt offers the tools {offered:?}, not {expected:?}")));
         }

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use self::answer::OutputCheck;
 use self::calls::{CallHistory, make_ids_unique};
 use super::model::{ChatModel, ModelError, ModelReply, ReplyDelta};
+use super::offer::{Offer, ToolRoom};
 use super::transcript::{Room, Transcript};
 use crate::run::event::{LiveEvent, Place, RunEvent};
 use crate::run::journal::JournalError;
@@ -58,6 +59,8 @@ pub struct AgentLimits {
     pub time: Duration,
     /// Most time for one tool call.
     pub tool_time: Duration,
+    /// What descriptions of its tools may take before the model has to search for them.
+    pub tool_room: ToolRoom,
 }
 
 impl Default for AgentLimits {
@@ -68,6 +71,7 @@ impl Default for AgentLimits {
             reply_tokens: 1_024,
             time: Duration::from_secs(600),
             tool_time: Duration::from_secs(30),
+            tool_room: ToolRoom::default(),
         }
     }
 }
@@ -142,8 +146,11 @@ pub async fn work(
     place: &Place,
     recorder: &Recorder,
 ) -> Result<AgentAnswer, AgentError> {
+    let offer = Offer::of(agent, model.as_ref(), &transcript.messages)?;
+    let agent = &Agent { tools: offer.tools.clone(), ..agent.clone() };
     let work = Work {
         agent,
+        offer,
         model: model.as_ref(),
         task: transcript.messages.len().saturating_sub(1),
         transcript,
@@ -164,6 +171,7 @@ pub async fn work(
 /// The work on one task, between two turns.
 struct Work<'a> {
     agent: &'a Agent,
+    offer: Offer,
     model: &'a dyn ChatModel,
     transcript: &'a mut Transcript,
     /// Index of the message that is worked on.
@@ -184,6 +192,9 @@ struct Work<'a> {
 
 impl Work<'_> {
     async fn run(mut self) -> Result<AgentAnswer, AgentError> {
+        if let Some(notice) = self.offer.notice.take() {
+            self.notice(notice)?;
+        }
         loop {
             self.check_limits()?;
             self.turn += 1;
@@ -230,7 +241,8 @@ impl Work<'_> {
         };
         let request = GenerateRequest {
             prompt: Prompt::Chat(Vec::new()),
-            tools: self.agent.tools.specs(),
+            tools: self.offer.described(),
+            late_tools: self.offer.found(),
             tool_choice: self.tool_choice(),
             output: self.agent.output.clone().map_or(OutputFormat::Text, OutputFormat::JsonSchema),
             sampling: self.agent.sampling.clone(),

@@ -1,5 +1,6 @@
 //! `chaski chat`: talk to a model on the terminal, with tools.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,11 +14,13 @@ use tokio_util::sync::CancellationToken;
 use super::display::escape::escape_control;
 use super::display::{TerminalDisplay, colour, json_observer, tool_output};
 use super::permission::policy;
-use super::run::{CANCELLED, cancel_on_interrupt, folder, journal_error, parse_roots};
+use super::run::{CANCELLED, cancel_on_interrupt, folder, journal_error, parse_roots, project, skill_error};
 use super::{GlobalFlags, usage_error};
 use crate::agent::model::ChatModel;
+use crate::agent::skills::discover;
 use crate::agent::transcript::Transcript;
 use crate::agent::turn::{Agent, AgentError, AgentLimits, work};
+use crate::agent::workplace::Workplace;
 use crate::config::Config;
 use crate::plugins::permissions::{Access, Roots};
 use crate::run::environment;
@@ -27,6 +30,9 @@ use crate::run::recorder::{Observer, Recorder};
 
 /// Bytes of a message from standard input: a few times what the largest context holds.
 const MAX_MESSAGE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// The name of the one agent of a chat.
+const AGENT: &str = "chat";
 
 const HELP: &str = "/help  this\n/tools  what the model may call\n/clear  forget the conversation\n/save FILE  write it as JSON\n/exit  leave";
 
@@ -47,6 +53,12 @@ pub struct ChatArgs {
     /// Standing instructions: text, or `@FILE`
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
+    /// Leave the AGENTS.md of the root `workspace` out of the instructions
+    #[arg(long)]
+    no_agents_md: bool,
+    /// Leave out the skills of the project and the user
+    #[arg(long)]
+    no_skills: bool,
     /// 0 picks the most likely token
     #[arg(long, default_value_t = 0.0)]
     temperature: f32,
@@ -76,7 +88,7 @@ pub async fn run(args: ChatArgs, config: &Config, global: &GlobalFlags) -> anyho
         if global.json { json_observer() } else { chat_observer(&display, global.quiet) };
     let plugins: Vec<String> =
         args.tools.iter().filter_map(|pattern| Some(pattern.split_once('.')?.0.to_owned())).collect();
-    let (mut tools, _host) = environment::tools(config, &plugins, &roots, tool_output(&observer)).await?;
+    let (mut tools, providers) = environment::tools(config, &plugins, &roots, tool_output(&observer)).await?;
     tools.set_policy(policy(config, &args.allow, !global.json)?);
     let granted = tools.grant(&args.tools).map_err(|error| {
         let hint = error.hint();
@@ -86,19 +98,23 @@ pub async fn run(args: ChatArgs, config: &Config, global: &GlobalFlags) -> anyho
     let model = environment::model(config, &name, !global.quiet).await?;
     let journal = Arc::new(Journal::open(&config.data_dir).map_err(journal_error)?);
     let agent = Agent {
-        name: "chat".into(),
+        name: AGENT.into(),
         instructions,
         tools: granted,
         tool_choice: ToolChoice::Auto,
         output: None,
         sampling: Sampling { temperature: args.temperature, seed: args.seed, ..Sampling::default() },
-        adapter: args.adapter,
+        adapter: args.adapter.clone(),
         limits: AgentLimits { reply_tokens: args.reply_tokens.max(1), ..AgentLimits::default() },
     };
+    let (agent, notices) = workplace(&args, &roots, config)?.furnish(agent, None);
     let cancel = CancellationToken::new();
     let recorder = Recorder::new(journal.new_run(), journal, observer, cancel);
     let started = RunEvent::RunStarted { name: "chat".into(), source: None, model: name, inputs: json!({}) };
     recorder.record(started).map_err(journal_error)?;
+    for message in notices {
+        recorder.record(RunEvent::Notice { place: None, message }).map_err(journal_error)?;
+    }
     let mut chat = Chat { agent, model, recorder, transcript: Transcript::default() };
     let interactive = args.message.is_none() && std::io::stdin().is_terminal();
     let result = match (args.message, interactive) {
@@ -119,10 +135,22 @@ pub async fn run(args: ChatArgs, config: &Config, global: &GlobalFlags) -> anyho
     let outputs = json!({"answer": last.map(|message| message.content.clone())});
     let error = result.as_ref().err().map(ToString::to_string);
     chat.recorder.record(RunEvent::RunFinished { state, outputs, error }).map_err(journal_error)?;
+    providers.close().await;
     match state {
         FinalState::Cancelled => Ok(ExitCode::from(CANCELLED)),
         _ => result.map(|()| ExitCode::SUCCESS),
     }
+}
+
+/// What the model finds beside its tools: the project's guidance, and every skill.
+fn workplace(args: &ChatArgs, roots: &Roots, config: &Config) -> anyhow::Result<Workplace> {
+    let skills =
+        if args.no_skills { Vec::new() } else { discover(&config.skill_dirs).map_err(skill_error)? };
+    Ok(Workplace {
+        project: project(roots, config, !args.no_agents_md),
+        skills: BTreeMap::from([(AGENT.to_owned(), skills)]),
+        tool_room: config.agents.tool_room,
+    })
 }
 
 /// The message that another program wrote.

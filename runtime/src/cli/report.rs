@@ -211,6 +211,8 @@ pub fn start_logging(global: &GlobalFlags) {
         .with_writer(io::stderr)
         .with_ansi(colour)
         .with_target(false)
+        // It would be printed, which panics when the reader of our standard error has gone.
+        .log_internal_errors(false)
         .compact()
         .try_init();
     // A second subscriber only appears in tests, where the first one serves as well.

@@ -1,5 +1,6 @@
 //! `chaski run`: run a workflow and show it live.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,19 +11,28 @@ use tokio_util::sync::CancellationToken;
 use super::display::{TerminalDisplay, colour, json_observer, silent_observer, tool_output};
 use super::permission::policy;
 use super::{GlobalFlags, usage_error};
+use crate::agent::model::ChatModel;
+use crate::agent::skills::{self, SkillError};
+use crate::agent::workplace::Workplace;
 use crate::config::Config;
+use crate::plugins::host::OutputObserver;
 use crate::plugins::permissions::{Access, Root, Roots};
 use crate::review::hunks_tool::HunksTool;
-use crate::run::environment;
+use crate::run::environment::{self, ToolProviders};
 use crate::run::event::FinalState;
 use crate::run::journal::{Journal, JournalError};
 use crate::run::recorder::{Observer, Recorder};
 use crate::suggest::closest;
+use crate::tools::ToolRegistry;
+use crate::tools::permission::Policy;
 use crate::workflow::schema::{InputSpec, InputType};
 use crate::workflow::{InvalidWorkflow, Plan, RunEnvironment, Workflow, check, execute};
 
 /// Exit code of a run that was cancelled, as a shell reports an interrupt.
 pub const CANCELLED: u8 = 130;
+
+/// The root that is the project agents work on.
+const WORKSPACE: &str = "workspace";
 
 /// Arguments of `chaski run`.
 #[derive(Debug, clap::Args)]
@@ -38,6 +48,9 @@ pub struct RunArgs {
     /// Calls that need no question, like `workspace.write(path=src/**)`; repeat for more
     #[arg(long = "allow", value_name = "PATTERN")]
     allow: Vec<String>,
+    /// Leave the project's AGENTS.md out of the agents' instructions
+    #[arg(long)]
+    no_agents_md: bool,
     /// The seed of every agent
     #[arg(long)]
     seed: Option<u64>,
@@ -51,7 +64,7 @@ pub async fn run(args: RunArgs, config: &Config, global: &GlobalFlags) -> anyhow
     let workflow = Workflow::read(&args.file).map_err(invalid)?;
     let plan = check::check(&workflow, None).map_err(invalid)?;
     let inputs = inputs(&plan, &args.inputs)?;
-    let roots = roots(&plan, &args.roots)?;
+    let roots = plan_roots(&plan, &args.roots)?;
 
     let display = TerminalDisplay::new(colour());
     let observer: Observer = match (global.json, global.quiet) {
@@ -59,26 +72,17 @@ pub async fn run(args: RunArgs, config: &Config, global: &GlobalFlags) -> anyhow
         (false, true) => silent_observer(),
         (false, false) => display.observer(),
     };
-    let (mut tools, _host) =
-        environment::tools(config, &plan.plugins(), &roots, tool_output(&observer)).await?;
-    tools.insert(Arc::new(HunksTool::new(plan.folder.clone())));
-    tools.set_policy(policy(config, &args.allow, !global.json)?);
-    // Again, now that the tools are known: their names and arguments.
-    let plan = check::check(&workflow, Some(&tools)).map_err(invalid)?;
-
-    let model = match plan.needs_model() {
-        false => None,
-        true => {
-            let asked = workflow.spec.model.as_ref().map(|name| name.value.clone());
-            let name = global.model.clone().or(asked).unwrap_or_else(|| config.model.clone());
-            Some(environment::model(config, &name, !global.quiet).await?)
-        }
-    };
+    let policy = policy(config, &args.allow, !global.json)?;
+    let (plan, tools, providers) =
+        load_plan(&workflow, &plan, config, &roots, tool_output(&observer), policy).await?;
+    let model = model_of(&plan, config, global).await?;
     let journal = Arc::new(Journal::open(&config.data_dir).map_err(journal_error)?);
     let cancel = cancel_on_interrupt();
     let recorder = Recorder::new(journal.new_run(), journal, observer, cancel);
-    let environment = RunEnvironment { tools, model, seed: args.seed };
+    let workplace = workplace(&plan, &roots, config, !args.no_agents_md)?;
+    let environment = RunEnvironment { tools, model, seed: args.seed, workplace };
     let outcome = execute(&plan, &inputs, &environment, &recorder).await.map_err(journal_error)?;
+    providers.close().await;
 
     if !global.json {
         let sources: Vec<&Path> = roots.values().map(|root| root.path.as_path()).collect();
@@ -94,6 +98,70 @@ pub async fn run(args: RunArgs, config: &Config, global: &GlobalFlags) -> anyhow
             ExitCode::from(super::report::FAILED)
         }
     })
+}
+
+/// The tools that `plan` names, with the folders in `roots` and `policy` in charge of their calls, and the plan checked once more now that they are
+/// known: their names and arguments.
+///
+/// # Errors
+/// When a plugin or an MCP server is not there, or the workflow uses it wrongly.
+pub async fn load_plan(
+    workflow: &Workflow,
+    plan: &Plan,
+    config: &Config,
+    roots: &Roots,
+    output: OutputObserver,
+    policy: Policy,
+) -> anyhow::Result<(Plan, ToolRegistry, ToolProviders)> {
+    let (mut tools, providers) = environment::tools(config, &plan.plugins(), roots, output).await?;
+    tools.set_policy(policy);
+    tools.insert(Arc::new(HunksTool::new(plan.folder.clone())));
+    let plan = check::check(workflow, Some(&tools)).map_err(invalid)?;
+    Ok((plan, tools, providers))
+}
+
+/// The model of the plan's agents, if it has any: the flag's, the file's, or the settings'.
+///
+/// # Errors
+/// When it cannot be fetched or loaded.
+pub async fn model_of(
+    plan: &Plan,
+    config: &Config,
+    global: &GlobalFlags,
+) -> anyhow::Result<Option<Arc<dyn ChatModel>>> {
+    if !plan.needs_model() {
+        return Ok(None);
+    }
+    let asked = plan.workflow.spec.model.as_ref().map(|name| name.value.clone());
+    let name = global.model.clone().or(asked).unwrap_or_else(|| config.model.clone());
+    Ok(Some(environment::model(config, &name, !global.quiet).await?))
+}
+
+/// What the plan's agents find beside their tools; `agents_md`: a project's AGENTS.md, if the settings agree.
+///
+/// # Errors
+/// When a skill is unknown or malformed.
+pub fn workplace(plan: &Plan, roots: &Roots, config: &Config, agents_md: bool) -> anyhow::Result<Workplace> {
+    let mut skills = BTreeMap::new();
+    for (name, agent) in plan.workflow.spec.agents.iter() {
+        let asked: Vec<String> = agent.skills.iter().map(|skill| skill.value.clone()).collect();
+        let found = skills::named(&asked, &plan.folder, &config.skill_dirs).map_err(skill_error)?;
+        skills.insert(name.value.clone(), found);
+    }
+    let project = project(roots, config, agents_md);
+    Ok(Workplace { project, skills, tool_room: config.agents.tool_room })
+}
+
+/// The folder whose AGENTS.md agents are told.
+pub fn project(roots: &Roots, config: &Config, agents_md: bool) -> Option<PathBuf> {
+    let root = roots.get(WORKSPACE).filter(|_| agents_md && config.agents.agents_md);
+    root.map(|root| root.path.clone())
+}
+
+/// A skill's error with its way out.
+pub fn skill_error(error: SkillError) -> anyhow::Error {
+    let hint = error.hint();
+    usage_error(error, hint)
 }
 
 /// A token that the first interrupt sets; the second ends the process.
@@ -186,7 +254,7 @@ fn value(name: &str, text: &str, input: &InputSpec) -> anyhow::Result<Value> {
 }
 
 /// The workflow's folders, and those that `--root` puts in their place.
-fn roots(plan: &Plan, given: &[String]) -> anyhow::Result<Roots> {
+pub fn plan_roots(plan: &Plan, given: &[String]) -> anyhow::Result<Roots> {
     let mut roots = Roots::new();
     for (name, root) in plan.workflow.spec.roots.iter() {
         let path = plan.folder.join(&root.path.value);

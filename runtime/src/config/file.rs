@@ -1,6 +1,9 @@
 //! One settings file, read strictly: every key is known, every value has its type, or there is an error
 //! with file and line.
 
+mod agents;
+mod mcp;
+
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::num::NonZeroUsize;
@@ -11,14 +14,16 @@ use toml::de::{DeTable, DeValue};
 
 use chaski_engine::config::{KvFormat, RopeStretch};
 
+use super::agents::AgentSettings;
 use super::engine::EngineSettings;
 use super::{ConfigError, RemoteModel};
 use crate::plugins::grant::Grant;
 use crate::suggest::closest;
+use crate::tools::mcp::McpSettings;
 use crate::tools::permission::{PatternError, Rules};
 
 /// Keys of the top level.
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 11] = [
     "model",
     "data_dir",
     "cache_dir",
@@ -28,6 +33,8 @@ const KEYS: [&str; 9] = [
     "engine",
     "permissions",
     "plugins",
+    "mcp",
+    "agents",
 ];
 
 /// The keys among them that a project may set.
@@ -82,6 +89,10 @@ pub struct FileSettings {
     pub permissions: Rules,
     /// What each plugin was granted, by its id.
     pub plugins: BTreeMap<String, Grant>,
+    /// MCP servers by name.
+    pub mcp: BTreeMap<String, McpSettings>,
+    /// The `[agents]` table.
+    pub agents: AgentSettings,
 }
 
 impl FileSettings {
@@ -146,6 +157,8 @@ impl Reader<'_> {
                 "engine" => settings.engine = self.engine(value)?,
                 "permissions" => settings.permissions = self.permissions(value)?,
                 "plugins" => settings.plugins = self.grants(value)?,
+                "mcp" => settings.mcp = self.mcp(value)?,
+                "agents" => settings.agents = self.agents(value)?,
                 _ => settings.models = self.models(value)?,
             }
         }

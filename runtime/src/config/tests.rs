@@ -107,6 +107,91 @@ fn the_user_may_define_remote_models() {
 }
 
 #[test]
+fn the_user_may_name_mcp_servers() {
+    let world = World::new().user(
+        "[mcp.docs]\ncommand = 'docs'\nargs = ['--stdio']\nenv = ['DOCS_KEY']\neffects = { search = 'pure' }\n\
+         timeout = '5s'\n[mcp.web]\nurl = 'https://mcp.example/mcp/'\nkey_env = 'WEB_KEY'\noutput = '16KiB'\n",
+    );
+    let servers = world.resolve().expect("valid").mcp;
+    insta::assert_debug_snapshot!(servers, @r#"
+    {
+        "docs": McpSettings {
+            endpoint: Program {
+                command: "docs",
+                args: [
+                    "--stdio",
+                ],
+                env: [
+                    "DOCS_KEY",
+                ],
+            },
+            effects: {
+                "search": Pure,
+            },
+            start_timeout: 30s,
+            timeout: 5s,
+            output: 65536,
+        },
+        "web": McpSettings {
+            endpoint: Http {
+                url: "https://mcp.example/mcp",
+                key_env: Some(
+                    "WEB_KEY",
+                ),
+            },
+            effects: {},
+            start_timeout: 30s,
+            timeout: 60s,
+            output: 16384,
+        },
+    }
+    "#);
+}
+
+#[track_caller]
+fn check_mcp(table: &str, complaint: &str) {
+    let found = World::new().user(&format!("[mcp.docs]\n{table}\n")).complaint();
+    assert!(found.contains(complaint), "{found}");
+}
+
+#[test]
+fn a_faulty_mcp_server_is_named_with_what_is_wrong() {
+    check_mcp("args = []", "line 1: `mcp.docs` needs a `command` to start, or the `url`");
+    check_mcp("command = 'a'\nurl = 'http://a'", "has a `command` and a `url`");
+    check_mcp("url = 'http://a'\nenv = ['A']", "has `args` or `env`, which go with a `command`");
+    check_mcp("command = 'a'\nkey_env = 'A'", "has a `key_env`, which goes with a `url`");
+    check_mcp(
+        "command = 'a'\nenv = ['sk-12345']",
+        "line 3: `mcp.docs.env` must be the NAME of an environment",
+    );
+    check_mcp("command = 'a'\neffects = { x = 'none' }", "`mcp.docs.effects.x` must be `pure`, `idempotent`");
+    check_mcp("command = 'a'\ntimeout = '5'", "`mcp.docs.timeout` is wrong: `5` is not a span of time");
+    check_mcp("comand = 'a'", "did you mean `command`?");
+}
+
+#[test]
+fn a_project_cannot_start_programs() {
+    let complaint = World::new().project("[mcp.docs]\ncommand = 'evil'\n").complaint();
+    assert!(complaint.contains("sets what a project may not set\n  line 1: `mcp`"), "{complaint}");
+}
+
+#[test]
+fn skills_are_looked_for_in_the_project_and_beside_the_users_file() {
+    let world = World::new();
+    let root = world.root.path();
+    fs::create_dir_all(root.join("project/.chaski/skills")).expect("a folder");
+    let expected = [root.join("project/.chaski/skills"), root.join("home/skills")];
+    assert_eq!(world.resolve().expect("valid").skill_dirs, expected);
+}
+
+#[test]
+fn the_user_says_what_agents_are_told() {
+    let settings = World::new().user("[agents]\nagents_md = false\ndescribed_tools = 5\n").resolve();
+    let settings = settings.expect("valid").agents;
+    assert_eq!((settings.agents_md, settings.tool_room.tools, settings.tool_room.percent), (false, 5, 10));
+}
+
+#[test]
 fn an_unknown_key_is_named_with_its_line_and_a_suggestion() {
     insta::assert_snapshot!(World::new().user("# mine\nmodle = 'x'\n").complaint(), @r"
     `ROOT/home/config.toml` has an unknown key

@@ -76,6 +76,12 @@ pub fn installed(plugins_dir: &Path) -> Result<Vec<InstalledPlugin>, PluginError
     Ok(found)
 }
 
+/// Whether a plugin `id` is installed, or can be built from its source.
+pub fn is_known(plugins_dir: &Path, id: &str) -> bool {
+    let folders = sources().into_iter().chain([plugins_dir.to_owned()]);
+    folders.map(|folder| folder.join(id).join(manifest::FILE_NAME)).any(|file| file.is_file())
+}
+
 /// The ids of the plugins whose sources are at hand.
 pub fn first_party() -> Vec<String> {
     let entries = sources().and_then(|sources| std::fs::read_dir(sources).ok());

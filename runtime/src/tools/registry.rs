@@ -5,15 +5,17 @@ use std::sync::Arc;
 
 use chaski_engine::ToolSpec;
 
-use super::Tool;
 use super::arguments::ArgumentCheck;
 use super::permission::{Policy, Rules};
+use super::{Tool, ToolDefinition};
 use crate::suggest::closest;
 
 /// Every tool of a run, by name, and what decides about their calls.
 #[derive(Clone, Default)]
 pub struct ToolRegistry {
     tools: BTreeMap<String, GrantedTool>,
+    /// What is offered and cannot be used, and why.
+    unusable: BTreeMap<String, String>,
     policy: Policy,
 }
 
@@ -27,6 +29,11 @@ pub struct GrantedTool {
 }
 
 impl GrantedTool {
+    fn new(tool: Arc<dyn Tool>) -> Self {
+        let arguments = Arc::new(ArgumentCheck::new(&tool.definition().input_schema));
+        Self { tool, arguments }
+    }
+
     fn name(&self) -> &str {
         &self.tool.definition().name
     }
@@ -40,11 +47,16 @@ pub struct UnknownTool {
     pub asked: String,
     /// The known name closest to it.
     pub closest: Option<String>,
+    /// Why it cannot be used, if it is offered.
+    pub unusable: Option<String>,
 }
 
 impl UnknownTool {
     /// What to do about it.
     pub fn hint(&self) -> String {
+        if let Some(reason) = &self.unusable {
+            return format!("`{}` is offered, but cannot be used: {reason}", self.asked);
+        }
         match &self.closest {
             Some(name) => format!("did you mean `{name}`? `chaski plugin list` shows every tool"),
             None => "`chaski plugin list` shows every tool".to_owned(),
@@ -65,8 +77,12 @@ impl ToolRegistry {
 
     /// Adds `tool` and compiles the schema of its arguments; the last one of a name wins.
     pub fn insert(&mut self, tool: Arc<dyn Tool>) {
-        let arguments = Arc::new(ArgumentCheck::new(&tool.definition().input_schema));
-        self.tools.insert(tool.definition().name.clone(), GrantedTool { tool, arguments });
+        self.tools.insert(tool.definition().name.clone(), GrantedTool::new(tool));
+    }
+
+    /// Notes why the tool `name`, which is offered, cannot be used: for who asks for it.
+    pub fn insert_unusable(&mut self, name: &str, reason: &str) {
+        self.unusable.insert(name.to_owned(), reason.to_owned());
     }
 
     /// The tool `name`.
@@ -100,7 +116,7 @@ impl ToolRegistry {
 
     fn unknown(&self, asked: &str) -> UnknownTool {
         let closest = closest(asked, self.tools.keys().map(String::as_str)).map(str::to_owned);
-        UnknownTool { asked: asked.to_owned(), closest }
+        UnknownTool { asked: asked.to_owned(), closest, unusable: self.unusable.get(asked).cloned() }
     }
 }
 
@@ -123,6 +139,11 @@ impl ToolSet {
     /// What the model is told.
     pub fn specs(&self) -> Vec<ToolSpec> {
         self.tools.iter().map(|known| known.tool.definition().spec()).collect()
+    }
+
+    /// Their definitions, in order.
+    pub fn definitions(&self) -> impl Iterator<Item = &ToolDefinition> {
+        self.tools.iter().map(|known| known.tool.definition())
     }
 
     /// The granted tool `name`.
@@ -155,6 +176,13 @@ impl ToolSet {
     /// The tools, in order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn Tool>> {
         self.tools.iter().map(|known| &known.tool)
+    }
+
+    /// The same tools and `tool`, in place of one of its name.
+    pub fn with(mut self, tool: Arc<dyn Tool>) -> Self {
+        self.tools.retain(|known| known.name() != tool.definition().name);
+        self.tools.push(GrantedTool::new(tool));
+        self
     }
 
     /// Whether nothing was granted.

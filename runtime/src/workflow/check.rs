@@ -14,6 +14,7 @@ use super::plan::{Plan, Shape};
 use super::read::{MAX_FILE_BYTES, Workflow};
 use super::schema::{At, Data, InputSpec, InputType, Instructions, PermissionsSpec, Position, WorkflowStep};
 use super::template::{Templates, is_template};
+use crate::agent::skills::Skill;
 use crate::suggest::closest;
 use crate::tools::ToolRegistry;
 use crate::tools::permission::Pattern;
@@ -140,6 +141,12 @@ impl Check<'_> {
             instructions.insert(name.value.clone(), text);
             for tool in &agent.tools {
                 self.tool(&part, tool);
+            }
+            for skill in agent.skills.iter().filter(|skill| skill.value.contains('/')) {
+                if let Err(error) = Skill::read(&self.folder.join(&skill.value)) {
+                    let fault = Fault::new(&part, skill.position, error.to_string());
+                    self.faults.push(Fault { hint: error.hint(), ..fault });
+                }
             }
             self.sampling(&part, &agent.sampling);
             self.permissions(&part, &agent.permissions);

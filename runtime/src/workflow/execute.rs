@@ -17,6 +17,7 @@ use self::step::StepEnd;
 use super::plan::Plan;
 use super::template::{Scope, Templates};
 use crate::agent::model::ChatModel;
+use crate::agent::workplace::Workplace;
 use crate::run::event::{FinalState, RunEvent};
 use crate::run::journal::JournalError;
 use crate::run::recorder::Recorder;
@@ -31,6 +32,8 @@ pub struct RunEnvironment {
     pub model: Option<Arc<dyn ChatModel>>,
     /// The seed that takes the place of the file's.
     pub seed: Option<u64>,
+    /// What agents find beside their tools.
+    pub workplace: Workplace,
 }
 
 /// How a run ended.

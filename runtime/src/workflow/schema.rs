@@ -171,6 +171,9 @@ pub struct AgentSpec {
     pub instructions: Option<At<Instructions>>,
     /// The tools it may call: names (`workspace.read`), or all of a plugin (`workspace.*`).
     pub tools: Vec<At<String>>,
+    /// The skills it may read: names of skills of the project or the user, or paths (with a `/`) of their folders,
+    /// relative to the workflow file.
+    pub skills: Vec<At<String>>,
     /// Whether its first turn may, must or must not call a tool.
     pub tool_choice: ToolChoiceSpec,
     /// Calls that it may not make, or not without a question, beyond what the workflow says.

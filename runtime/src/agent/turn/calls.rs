@@ -65,15 +65,19 @@ impl Work<'_> {
             let key = call_key(self.recorder.run(), self.place, call);
             site.context(call, key, self.time_for_a_call())
         };
-        let planned: Vec<_> = planned.into_iter().map(|(call, plan)| (call, plan, context(call))).collect();
+        let planned: Vec<_> =
+            planned.into_iter().map(|(call, plan)| (call.clone(), plan, context(call))).collect();
         let mut results = futures::stream::iter(planned)
-            .map(|(call, plan, context)| async move { (call, site.run(call, plan, context).await) })
+            .map(|(call, plan, context)| async move {
+                let result = site.run(&call, plan, context).await;
+                (call, result)
+            })
             .buffered(MAX_CALLS_AT_ONCE);
         while let Some((call, (mut result, cached))) = results.next().await {
             let (text, cut) = cut_middle(&result.text, MAX_RESULT_BYTES);
-            self.transcript.messages.push(Message::tool_result(call, text.clone()));
+            self.transcript.messages.push(Message::tool_result(&call, text.clone()));
             (result.text, result.truncated) = (text, result.truncated || cut);
-            site.answered(call, &result, cached)?;
+            site.answered(&call, &result, cached)?;
         }
         Ok(())
     }

@@ -74,6 +74,13 @@ impl FromStr for Pattern {
     }
 }
 
+impl Pattern {
+    /// Every call of the tool `name`, which may be one without a plugin.
+    pub fn tool(name: &str) -> Self {
+        Self { text: name.to_owned(), tool: name.to_owned(), arguments: Vec::new() }
+    }
+}
+
 impl fmt::Display for Pattern {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.text)

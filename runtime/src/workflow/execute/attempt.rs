@@ -226,6 +226,11 @@ impl Run<'_> {
             adapter: agent.adapter.as_ref().map(|adapter| adapter.value.clone()),
             limits: limits(agent),
         };
+        let file = scope.item_path();
+        let (agent, notices) = self.environment.workplace.furnish(agent, file.as_deref());
+        for message in notices {
+            recorder.record(RunEvent::Notice { place: Some(item.place()), message })?;
+        }
         let prompt = item.step.prompt.as_ref().map_or("", |prompt| prompt.value.as_str());
         let mut transcript = Transcript::of_user(self.templates.text(prompt, scope)?.trim());
         let model = self.environment.model.as_ref();
@@ -283,5 +288,6 @@ fn limits(agent: &AgentSpec) -> AgentLimits {
         reply_tokens: declared.reply_tokens.map_or(defaults.reply_tokens, |tokens| tokens.value),
         time: declared.time.map_or(defaults.time, |time| time.value.0),
         tool_time: declared.tool_time.map_or(defaults.tool_time, |time| time.value.0),
+        tool_room: defaults.tool_room,
     }
 }

@@ -101,7 +101,7 @@ fn run_with(yaml: &str, inputs: Value, replies: Vec<ScriptedReply>) -> TestRun {
     let tools = tools();
     let plan = crate::workflow::check::check(&workflow, Some(&tools)).expect("it is valid");
     let model = Arc::new(ScriptedModel::from_replies(replies));
-    let environment = RunEnvironment { tools, model: Some(model), seed: None };
+    let environment = RunEnvironment { tools, model: Some(model), seed: None, workplace: Default::default() };
 
     let journal = Arc::new(Journal::in_memory().expect("memory is there"));
     let cancel = CancellationToken::new();

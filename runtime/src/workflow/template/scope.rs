@@ -52,6 +52,12 @@ impl Scope {
         Self { item: Some((index, from_json(item))), ..self.clone() }
     }
 
+    /// The file that the item is about: its `path`, if it has one.
+    pub fn item_path(&self) -> Option<String> {
+        let (_, item) = self.item.as_ref()?;
+        item.get_attr("path").ok()?.as_str().map(str::to_owned)
+    }
+
     /// The names and values, for the template engine.
     pub(super) fn context(&self) -> Jinja {
         let steps = Jinja::from_pairs(self.steps.iter().map(|(id, step)| (id.as_str(), step.clone())));
