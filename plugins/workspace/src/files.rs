@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::path::{inside, shown};
+use crate::path::inside;
 use crate::{Answer, Found};
 
 /// Files of one listing.
@@ -100,6 +100,11 @@ fn reason(error: &std::io::Error) -> String {
         std::io::ErrorKind::PermissionDenied => "the sandbox does not allow it".to_owned(),
         _ => error.to_string(),
     }
+}
+
+/// `path` as the model writes it.
+pub fn shown(root: &Path, path: &Path) -> String {
+    path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned()
 }
 
 /// Files of the same name elsewhere.

@@ -14,11 +14,6 @@ pub fn inside(root: &Path, path: &str) -> Result<PathBuf, String> {
     Ok(root.join(relative))
 }
 
-/// `path` as the model writes it.
-pub fn shown(root: &Path, path: &Path) -> String {
-    path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use regex_lite::Regex;
 
-use crate::files::{text_of, walk};
-use crate::path::{inside, shown};
+use crate::files::{shown, text_of, walk};
+use crate::path::inside;
 use crate::{Answer, Found};
 
 /// Lines of one answer.
