@@ -65,17 +65,17 @@ pub struct LayerPlace {
 
 impl LayerPlace {
     /// Bytes of one side of one head.
-    pub fn side(&self) -> usize {
+    pub fn side(self) -> usize {
         self.format.block_bytes(self.head_dim)
     }
 
     /// Where the keys of `head` in block `block` begin.
-    pub fn keys(&self, block: usize, head: usize) -> usize {
+    pub fn keys(self, block: usize, head: usize) -> usize {
         block * self.stride + self.start + head * self.side()
     }
 
     /// Bytes from a head's keys to its values.
-    pub fn to_values(&self) -> usize {
+    pub fn to_values(self) -> usize {
         self.heads * self.side()
     }
 }
