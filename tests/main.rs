@@ -12,5 +12,6 @@ mod engine;
 mod bench;
 mod js_runner;
 mod authoring;
+mod first_party;
 mod mcp;
 mod guidance;

@@ -47,6 +47,9 @@ pub struct ChatArgs {
     /// A folder for plugins, read-only: `workspace=.`
     #[arg(long = "root", value_name = "NAME=PATH")]
     roots: Vec<String>,
+    /// A folder that plugins may write to, once you allow the call: `workspace=.`
+    #[arg(long = "write-root", value_name = "NAME=PATH")]
+    write_roots: Vec<String>,
     /// Calls that need no question, like `workspace.write(path=src/**)`; repeat for more
     #[arg(long = "allow", value_name = "PATTERN")]
     allow: Vec<String>,
@@ -82,6 +85,9 @@ pub async fn run(args: ChatArgs, config: &Config, global: &GlobalFlags) -> anyho
     let mut roots = Roots::new();
     for (name, path) in parse_roots(&args.roots)? {
         roots.insert(name, folder(&path, Access::Read)?);
+    }
+    for (name, path) in parse_roots(&args.write_roots)? {
+        roots.insert(name, folder(&path, Access::ReadWrite)?);
     }
     let display = TerminalDisplay::new(colour());
     let observer: Observer =
