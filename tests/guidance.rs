@@ -128,7 +128,8 @@ fn a_malformed_skill_is_named_with_its_line() {
 
 fn many_tools() -> Chaski {
     let script = script("hostile.py");
-    chaski_with(&format!("[mcp.bad]\ncommand = 'python3'\nargs = ['{script}', 'many']\n"))
+    let server = format!("[mcp.bad]\ncommand = 'python3'\nargs = ['{script}', 'many']\n");
+    chaski_with(&format!("[permissions]\nallow = ['bad.*']\n{server}"))
 }
 
 #[test]

@@ -14,7 +14,7 @@ const WORKFLOW: &str = "version: 1\nname: w\nsteps:\n  - id: add\n    tool: sdk.
 /// Runs [`WORKFLOW`] with the server that `table` describes.
 #[track_caller]
 fn check(table: &str) {
-    let chaski = chaski_with(&format!("[mcp.sdk]\n{table}\n"));
+    let chaski = chaski_with(&format!("[permissions]\nallow = ['sdk.*']\n[mcp.sdk]\n{table}\n"));
     let file = chaski.file("w.yaml", WORKFLOW);
     let (code, events, errors) = finish(command(&chaski, &["run", &file, "--json"]));
     assert_eq!(code, 0, "{errors}");
@@ -82,7 +82,7 @@ fn a_server_of_the_older_era_answers_over_http() {
 fn a_program_gets_the_named_variables_and_no_others() {
     let table =
         format!("command = '{}'\nargs = ['{}']\nenv = ['SHOWN']", python(SDK).display(), script("server.py"));
-    let chaski = chaski_with(&format!("[mcp.sdk]\n{table}\n"));
+    let chaski = chaski_with(&format!("[permissions]\nallow = ['sdk.*']\n[mcp.sdk]\n{table}\n"));
     let file = chaski.file("w.yaml", "version: 1\nname: w\nsteps:\n  - id: look\n    tool: sdk.variables\noutputs: { names: \"{{ steps.look.output }}\" }\n");
     let mut run = command(&chaski, &["run", &file, "--json"]);
     run.env("SHOWN", "1").env("HIDDEN", "1").env("LANG", "C.UTF-8");
@@ -119,4 +119,21 @@ fn a_server_of_a_plugins_name_is_refused() {
         errors.contains("the MCP server `workspace` cannot be used: a plugin has the same name"),
         "{errors}"
     );
+}
+
+#[test]
+fn a_call_that_nobody_allowed_does_not_reach_the_server() {
+    let table = format!("command = 'python3'\nargs = ['{}', '']", script("hostile.py"));
+    let chaski = chaski_with(&format!("[mcp.sdk]\n{table}\n"));
+    let file = chaski.file(
+        "w.yaml",
+        "version: 1\nname: w\nsteps:\n  - id: act\n    tool: sdk.act\n    with: { do: fine }\n",
+    );
+    let (code, _, errors) = finish(command(&chaski, &["run", &file]));
+    assert!(code == 1 && errors.contains("`sdk.act` was denied") && errors.contains("--allow"), "{errors}");
+    // Whoever knows that the tool leaves nothing behind may say so; nobody is asked then.
+    let chaski = chaski_with(&format!("[mcp.sdk]\n{table}\neffects = {{ act = 'idempotent' }}\n"));
+    let file = chaski.file("w.yaml", std::fs::read_to_string(&file).expect("reads"));
+    let (code, _, errors) = finish(command(&chaski, &["run", &file]));
+    assert_eq!(code, 0, "{errors}");
 }

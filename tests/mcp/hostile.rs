@@ -10,7 +10,8 @@ use crate::support::Chaski;
 
 fn chaski(mode: &str, more: &str) -> Chaski {
     let script = script("hostile.py");
-    chaski_with(&format!("[mcp.bad]\ncommand = 'python3'\nargs = ['{script}', '{mode}']\n{more}\n"))
+    let server = format!("[mcp.bad]\ncommand = 'python3'\nargs = ['{script}', '{mode}']\n{more}\n");
+    chaski_with(&format!("[permissions]\nallow = ['bad.*']\n{server}"))
 }
 
 /// Calls `bad.act` once for each of `acts`, whatever becomes of it; outcome and text of each.
