@@ -4,10 +4,11 @@
 //! bound on memory and time and nothing within reach but the folder that it was shown.
 
 mod docx;
+#[path = "../../shared/html.rs"]
 mod html;
 mod part;
 mod pdf;
-#[path = "../../workspace/src/path.rs"]
+#[path = "../../shared/path.rs"]
 mod path;
 
 use std::path::Path;

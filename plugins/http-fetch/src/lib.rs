@@ -4,7 +4,7 @@
 //! What comes back is a stranger's; it is turned into Markdown here, in the sandbox.
 
 mod page;
-#[path = "../../doc-parser/src/html.rs"]
+#[path = "../../shared/html.rs"]
 mod html;
 
 use serde::Deserialize;

@@ -5,8 +5,10 @@
 
 mod change;
 mod patch;
-#[path = "../../workspace/src/path.rs"]
+#[path = "../../shared/path.rs"]
 mod path;
+#[path = "../../shared/tool.rs"]
+mod tool;
 
 use std::path::Path;
 
@@ -17,6 +19,7 @@ wit_bindgen::generate!({ path: "../wit", world: "plugin" });
 
 use change::Change;
 use chaski::plugin::types::{CallContext, Content, Effect, Failure, Output, ToolSpec};
+use tool::{parse, spec};
 
 /// Where the host shows the folder.
 const ROOT: &str = "/workspace";
@@ -53,6 +56,7 @@ impl exports::chaski::plugin::tool::Guest for WorkspaceEdit {
                  quote enough lines around it.",
                 json!({"path": path, "old": {"type": "string", "minLength": 1}, "new": {"type": "string"}}),
                 &["path", "old", "new"],
+                Effect::Effectful,
             ),
             spec(
                 "apply_patch",
@@ -60,12 +64,14 @@ impl exports::chaski::plugin::tool::Guest for WorkspaceEdit {
                  or nothing if one hunk does not fit. `/dev/null` as a name creates or removes a file.",
                 json!({"patch": {"type": "string", "minLength": 1}}),
                 &["patch"],
+                Effect::Effectful,
             ),
             spec(
                 "write",
                 "Writes a whole file, in place of what was there.",
                 json!({"path": path, "content": {"type": "string"}}),
                 &["path", "content"],
+                Effect::Effectful,
             ),
         ]
     }
@@ -89,21 +95,5 @@ impl exports::chaski::plugin::tool::Guest for WorkspaceEdit {
             Err(reason) => (format!("{reason}\nNothing was changed."), true),
         };
         Ok(Output { content: vec![Content::Text(text)], is_error, truncated: false })
-    }
-}
-
-fn parse<'a, T: Deserialize<'a>>(arguments: &'a str) -> Result<T, Failure> {
-    serde_json::from_str(arguments).map_err(|error| Failure::InvalidArguments(error.to_string()))
-}
-
-fn spec(name: &str, description: &str, properties: serde_json::Value, required: &[&str]) -> ToolSpec {
-    ToolSpec {
-        name: name.to_owned(),
-        description: description.to_owned(),
-        input_schema: json!({"type": "object", "properties": properties, "required": required,
-                             "additionalProperties": false})
-        .to_string(),
-        output_schema: None,
-        effect: Effect::Effectful,
     }
 }

@@ -4,8 +4,11 @@
 //! to leave it anyway, and [`path`] says so in words that a model can act on.
 
 mod files;
+#[path = "../../shared/path.rs"]
 mod path;
 mod search;
+#[path = "../../shared/tool.rs"]
+mod tool;
 
 use serde::Deserialize;
 use serde_json::json;
@@ -13,6 +16,7 @@ use serde_json::json;
 wit_bindgen::generate!({ path: "../wit", world: "plugin" });
 
 use chaski::plugin::types::{CallContext, Content, Effect, Failure, Output, ToolSpec};
+use tool::{parse, spec};
 
 /// Where the host shows the folder.
 const ROOT: &str = "/workspace";
@@ -44,6 +48,7 @@ struct SearchArguments {
 }
 
 impl exports::chaski::plugin::tool::Guest for Workspace {
+    // Files change while a plugin does not know, so no tool here is pure.
     fn list_tools() -> Vec<ToolSpec> {
         let path = json!({"type": "string", "maxLength": 200, "description": "Relative to the workspace"});
         vec![
@@ -54,12 +59,14 @@ impl exports::chaski::plugin::tool::Guest for Workspace {
                 json!({"path": path, "start": {"type": "integer", "minimum": 1, "maximum": 1000000},
                        "end": {"type": "integer", "minimum": 1, "maximum": 1000000}}),
                 &["path"],
+                Effect::Idempotent,
             ),
             spec(
                 "search",
                 "Finds the lines of the workspace's text files that a regular expression matches, as `path:line: text`.",
                 json!({"pattern": {"type": "string", "minLength": 1, "maxLength": 200}, "path": path}),
                 &["pattern"],
+                Effect::Idempotent,
             ),
             spec(
                 "list",
@@ -67,6 +74,7 @@ impl exports::chaski::plugin::tool::Guest for Workspace {
                 json!({"path": path, "contains": {"type": "string", "maxLength": 100,
                        "description": "Only paths that contain this text"}}),
                 &[],
+                Effect::Idempotent,
             ),
         ]
     }
@@ -102,21 +110,4 @@ struct Answer {
     text: String,
     /// There was more.
     truncated: bool,
-}
-
-fn parse<'a, T: Deserialize<'a>>(arguments: &'a str) -> Result<T, Failure> {
-    serde_json::from_str(arguments).map_err(|error| Failure::InvalidArguments(error.to_string()))
-}
-
-/// Files change while a plugin does not know, so no tool here is pure.
-fn spec(name: &str, description: &str, properties: serde_json::Value, required: &[&str]) -> ToolSpec {
-    ToolSpec {
-        name: name.to_owned(),
-        description: description.to_owned(),
-        input_schema: json!({"type": "object", "properties": properties, "required": required,
-                             "additionalProperties": false})
-        .to_string(),
-        output_schema: None,
-        effect: Effect::Idempotent,
-    }
 }

@@ -184,11 +184,13 @@ fn lock(parent: &Path, id: &str) -> std::io::Result<std::fs::File> {
     Ok(file)
 }
 
-/// SHA-256 over the names and bytes of a plugin's sources and of the contract, in hexadecimal.
+/// SHA-256 over the names and bytes of a plugin's sources, of those it may share with its neighbours and of the
+/// contract, in hexadecimal.
 fn sources_digest(source: &Path) -> std::io::Result<String> {
     let mut hash = Sha256::new();
     let mut folders = vec![source.to_owned()];
     folders.extend(contract_dir(source).ok());
+    folders.extend(Some(source.join("../shared")).filter(|shared| shared.is_dir()));
     for lock in [source.join("../Cargo.lock"), source.join("../Cargo.toml")] {
         if let Ok(bytes) = std::fs::read(lock) {
             hash.update(bytes);
@@ -211,4 +213,23 @@ fn sources_digest(source: &Path) -> std::io::Result<String> {
         }
     }
     Ok(crate::digest::finish(hash))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_plugins_share_is_a_source_of_each() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (plugin, shared) = (folder.path().join("plugin"), folder.path().join("shared"));
+        for folder in [&plugin, &shared] {
+            std::fs::create_dir(folder).expect("a folder");
+        }
+        std::fs::write(shared.join("path.rs"), "1").expect("writes");
+        let before = sources_digest(&plugin).expect("a digest");
+        assert_eq!(sources_digest(&plugin).expect("a digest"), before);
+        std::fs::write(shared.join("path.rs"), "2").expect("writes");
+        assert_ne!(sources_digest(&plugin).expect("a digest"), before);
+    }
 }
