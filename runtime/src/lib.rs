@@ -16,4 +16,5 @@ pub mod mcp_server;
 pub mod review;
 pub mod models;
 pub mod digest;
+pub mod whole_file;
 pub mod suggest;

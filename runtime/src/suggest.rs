@@ -1,4 +1,4 @@
-//! "Did you mean": the known name closest to one that nobody knows.
+//! Names among known ones, and "did you mean": the closest to one that nobody knows.
 
 /// The name among `known` that `asked` most likely meant, if any is close.
 pub fn closest<'a>(asked: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
@@ -10,6 +10,15 @@ pub fn closest<'a>(asked: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
         .filter(|(similarity, _)| *similarity >= CLOSE_ENOUGH)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, name)| name)
+}
+
+/// What `known` has under `name`; if nothing, the sentence that lists the known names.
+pub fn named<T: Copy>(name: &str, known: &[(&str, T)]) -> Result<T, String> {
+    let found = known.iter().find(|(known, _)| *known == name);
+    found.map(|(_, named)| *named).ok_or_else(|| {
+        let names: Vec<String> = known.iter().map(|(name, _)| format!("`{name}`")).collect();
+        format!("known are {}", names.join(", "))
+    })
 }
 
 #[cfg(test)]

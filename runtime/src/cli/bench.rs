@@ -22,6 +22,7 @@ use super::table::{Table, bytes};
 use super::{GlobalFlags, usage_error};
 use crate::config::Config;
 use crate::models::store;
+use crate::suggest::named;
 use machine::{Machine, limit_threads, peak_memory};
 use workload::{Conversation, Workload};
 
@@ -213,15 +214,11 @@ impl BenchArgs {
 }
 
 fn kv_format(name: &str) -> Result<KvFormat, String> {
-    let found = KvFormat::NAMES.iter().find(|(known, _)| *known == name);
-    found.map(|(_, format)| *format).ok_or_else(|| "known are `f16` and `q8`".to_owned())
+    named(name, &KvFormat::NAMES)
 }
 
 fn rope_scaling(name: &str) -> Result<RopeStretch, String> {
-    let found = RopeStretch::NAMES.iter().find(|(known, _)| *known == name);
-    found.map(|(_, stretch)| *stretch).ok_or_else(|| {
-        format!("known are {}", RopeStretch::NAMES.map(|(name, _)| format!("`{name}`")).join(", "))
-    })
+    named(name, &RopeStretch::NAMES)
 }
 
 fn check(args: &BenchArgs) -> anyhow::Result<()> {

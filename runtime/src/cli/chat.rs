@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::display::escape::escape_control;
 use super::display::{TerminalDisplay, colour, json_observer, tool_output};
 use super::permission::policy;
-use super::run::{CANCELLED, cancel_on_interrupt, folder, journal_error, parse_roots, project, skill_error};
+use super::run::{CANCELLED, cancel_on_interrupt, given_roots, journal_error, project, skill_error};
 use super::{GlobalFlags, usage_error};
 use crate::agent::model::ChatModel;
 use crate::agent::skills::discover;
@@ -27,6 +27,8 @@ use crate::run::environment;
 use crate::run::event::{FinalState, LiveEvent, Place, RunEvent};
 use crate::run::journal::Journal;
 use crate::run::recorder::{Observer, Recorder};
+use crate::tools::registry::plugins_of;
+use crate::whole_file;
 
 /// Bytes of a message from standard input: a few times what the largest context holds.
 const MAX_MESSAGE_BYTES: u64 = 4 * 1024 * 1024;
@@ -82,18 +84,12 @@ pub struct ChatArgs {
 /// When the model or a plugin cannot be loaded, or a message cannot be answered.
 pub async fn run(args: ChatArgs, config: &Config, global: &GlobalFlags) -> anyhow::Result<ExitCode> {
     let instructions = instructions(args.system.as_deref())?;
-    let mut roots = Roots::new();
-    for (name, path) in parse_roots(&args.roots)? {
-        roots.insert(name, folder(&path, Access::Read)?);
-    }
-    for (name, path) in parse_roots(&args.write_roots)? {
-        roots.insert(name, folder(&path, Access::ReadWrite)?);
-    }
+    let mut roots = given_roots(&args.roots, Access::Read)?;
+    roots.extend(given_roots(&args.write_roots, Access::ReadWrite)?);
     let display = TerminalDisplay::new(colour());
     let observer: Observer =
         if global.json { json_observer() } else { chat_observer(&display, global.quiet) };
-    let plugins: Vec<String> =
-        args.tools.iter().filter_map(|pattern| Some(pattern.split_once('.')?.0.to_owned())).collect();
+    let plugins = plugins_of(args.tools.iter().map(String::as_str));
     let (mut tools, providers) = environment::tools(config, &plugins, &roots, tool_output(&observer)).await?;
     tools.set_policy(policy(config, &args.allow, !global.json)?);
     let granted = tools.grant(&args.tools).map_err(|error| {
@@ -303,12 +299,7 @@ enum Handled {
 
 /// Writes the conversation: the whole file or nothing.
 fn save(file: &Path, messages: &[Message]) -> std::io::Result<()> {
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut beside = tempfile::NamedTempFile::new_in(folder)?;
-    serde_json::to_writer_pretty(&mut beside, messages)?;
-    beside.as_file().sync_all()?;
-    beside.persist(file)?;
-    Ok(())
+    whole_file::replace(file, |side| Ok(serde_json::to_writer_pretty(side, messages)?))
 }
 
 fn instructions(system: Option<&str>) -> anyhow::Result<String> {

@@ -11,19 +11,20 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::permission::policy;
-use super::run::{CANCELLED, folder, invalid, journal_error, load_plan, parse_roots, plan_roots};
+use super::run::{CANCELLED, given_roots, invalid, journal_error, load_plan, plan_roots};
 use super::{GlobalFlags, failure, usage_error};
 use crate::config::Config;
 use crate::mcp_server::http::{Access, Key, PATH};
 use crate::mcp_server::workflow_tool::WorkflowTool;
 use crate::mcp_server::{Offer, http, stdio};
 use crate::plugins::host::OutputObserver;
-use crate::plugins::permissions::{Access as FolderAccess, Roots};
+use crate::plugins::permissions::Access as FolderAccess;
 use crate::run::environment::{self, ToolProviders};
 use crate::run::event::{FinalState, RunEvent};
 use crate::run::journal::Journal;
 use crate::run::recorder::Recorder;
 use crate::tools::permission::{Pattern, Rules};
+use crate::tools::registry::plugins_of;
 use crate::tools::{Tool, ToolRegistry};
 use crate::workflow::{RunEnvironment, Workflow, check};
 
@@ -118,12 +119,8 @@ async fn offered(
     global: &GlobalFlags,
     journal: &Arc<Journal>,
 ) -> anyhow::Result<(ToolRegistry, Vec<String>, Vec<ToolProviders>)> {
-    let mut roots = Roots::new();
-    for (name, path) in parse_roots(&args.roots)? {
-        roots.insert(name, folder(&path, FolderAccess::Read)?);
-    }
-    let plugins: Vec<String> =
-        args.tools.iter().filter_map(|pattern| Some(pattern.split_once('.')?.0.to_owned())).collect();
+    let roots = given_roots(&args.roots, FolderAccess::Read)?;
+    let plugins = plugins_of(args.tools.iter().map(String::as_str));
     if let Some(server) = plugins.iter().find(|id| config.mcp.contains_key(*id)) {
         let hint = "clients can speak to it themselves; a workflow may use it";
         return Err(usage_error(format!("`{server}` is an MCP server, and only plugins are offered"), hint));

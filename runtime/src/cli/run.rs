@@ -281,6 +281,15 @@ pub fn parse_roots(given: &[String]) -> anyhow::Result<Vec<(String, PathBuf)>> {
     given.iter().map(parse).collect()
 }
 
+/// The folders that `--root NAME=PATH` and its like give, with `access`.
+///
+/// # Errors
+/// As [`parse_roots`] and [`folder`].
+pub fn given_roots(given: &[String], access: Access) -> anyhow::Result<Roots> {
+    let parsed = parse_roots(given)?.into_iter();
+    parsed.map(|(name, path)| Ok((name, folder(&path, access)?))).collect()
+}
+
 /// A folder that plugins may reach.
 pub fn folder(path: &Path, access: Access) -> anyhow::Result<Root> {
     match path.canonicalize() {

@@ -18,7 +18,7 @@ use super::agents::AgentSettings;
 use super::engine::EngineSettings;
 use super::{ConfigError, RemoteModel};
 use crate::plugins::grant::Grant;
-use crate::suggest::closest;
+use crate::suggest::{closest, named};
 use crate::tools::mcp::McpSettings;
 use crate::tools::permission::{PatternError, Rules};
 
@@ -313,11 +313,7 @@ impl Reader<'_> {
         known: &[(&str, T)],
     ) -> Result<T, ConfigError> {
         let text = self.text_of(key, value)?;
-        let found = known.iter().find(|(name, _)| *name == text);
-        found.map(|(_, named)| *named).ok_or_else(|| {
-            let names: Vec<String> = known.iter().map(|(name, _)| format!("`{name}`")).collect();
-            self.wrong(key, value, &format!("is `{text}`; known are {}", names.join(", ")))
-        })
+        named(&text, known).map_err(|known| self.wrong(key, value, &format!("is `{text}`; {known}")))
     }
 
     /// `512MiB`, `4GiB`.

@@ -8,11 +8,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use tempfile::NamedTempFile;
 
 use super::error::PluginError;
 use super::manifest::{self, Manifest};
 use crate::digest::sha256_hex;
 use crate::tools::ToolDefinition;
+use crate::whole_file;
 
 /// The file's name, in the folder of the installed plugins.
 pub const FILE_NAME: &str = "plugins.lock";
@@ -130,15 +132,11 @@ pub fn change(file: &Path, change: impl FnOnce(&mut Pins)) -> Result<(), PluginE
         return Ok(());
     }
     let text = toml::to_string(&pins).map_err(|error| fault(file, error.to_string()))?;
-    let write = || -> std::io::Result<()> {
-        let mut side = tempfile::NamedTempFile::new_in(folder)?;
+    let write = |side: &mut NamedTempFile| {
         side.write_all(HEAD.as_bytes())?;
-        side.write_all(text.as_bytes())?;
-        side.as_file().sync_all()?;
-        side.persist(file)?;
-        Ok(())
+        side.write_all(text.as_bytes())
     };
-    write().map_err(fault_of)
+    whole_file::replace(file, write).map_err(fault_of)
 }
 
 /// Pins what lies in `dir`, keeping the tool list of a component that is the same as before.

@@ -120,6 +120,11 @@ impl ToolRegistry {
     }
 }
 
+/// The plugins and servers that names of tools, or patterns for them, begin with.
+pub fn plugins_of<'a>(patterns: impl Iterator<Item = &'a str>) -> Vec<String> {
+    patterns.filter_map(|pattern| Some(pattern.split_once('.')?.0.to_owned())).collect()
+}
+
 /// Whether `pattern`, a name or `plugin.*`, covers the tool `name`.
 pub fn matches(pattern: &str, name: &str) -> bool {
     match pattern.strip_suffix(".*") {

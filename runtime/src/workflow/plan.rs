@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::read::Workflow;
 use super::schema::{At, Data};
+use crate::tools::registry::plugins_of;
 
 /// A workflow that can be run.
 #[derive(Clone, Debug)]
@@ -41,8 +42,7 @@ impl Plan {
         let granted =
             spec.agents.iter().flat_map(|(_, agent)| agent.tools.iter().map(|tool| tool.value.as_str()));
         let called = spec.steps.iter().filter_map(|step| step.tool.as_ref()).map(|tool| tool.value.as_str());
-        let mut ids: Vec<String> =
-            granted.chain(called).filter_map(|name| Some(name.split_once('.')?.0.to_owned())).collect();
+        let mut ids = plugins_of(granted.chain(called));
         ids.sort();
         ids.dedup();
         ids.retain(|id| !super::HOST_TOOLS.contains(&id.as_str()));

@@ -1,6 +1,6 @@
 //! `chaski plugin new`, `test` and `call`: writing a plugin and trying it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,13 +11,13 @@ use serde_json::{Map, Value, json};
 use super::{host, plugin_error};
 use crate::cli::display::escape::escape_control;
 use crate::cli::report::FAILED;
-use crate::cli::run::{cancel_on_interrupt, folder, parse_roots};
+use crate::cli::run::{cancel_on_interrupt, given_roots};
 use crate::cli::table::Table;
 use crate::cli::{GlobalFlags, usage_error};
 use crate::config::Config;
 use crate::plugins::case::{self, Case, Expectation, RecordedCall};
 use crate::plugins::host::{HostOptions, OutputObserver, PluginHost};
-use crate::plugins::permissions::{Access, Roots};
+use crate::plugins::permissions::Access;
 use crate::plugins::template::{self, Language};
 use crate::plugins::{build, catalog};
 use crate::tools::dispatch::dispatch;
@@ -88,7 +88,7 @@ pub(super) async fn test(args: TestArgs, config: &Config, global: &GlobalFlags) 
 
     // Private folders of its own: a test neither sees nor changes what the installed plugin keeps.
     let data = tempfile::tempdir()?;
-    let options = HostOptions::of(config, roots(&args.roots)?, silent());
+    let options = HostOptions::of(config, given_roots(&args.roots, Access::Read)?, silent());
     let options = HostOptions { lock: None, data_dir: data.path().to_owned(), ..options };
     let host = PluginHost::new(options).map_err(plugin_error)?;
     let loaded = host.load(&output).await.map_err(plugin_error)?;
@@ -186,7 +186,7 @@ pub(super) async fn call(args: CallArgs, config: &Config, global: &GlobalFlags) 
         true => silent(),
         false => Arc::new(|_, text| eprint!("{}", escape_control(text))),
     };
-    let host = host(config, roots(&args.roots)?, show)?;
+    let host = host(config, given_roots(&args.roots, Access::Read)?, show)?;
     let mut registry = ToolRegistry::default();
     host.load(&plugin.dir)
         .await
@@ -229,13 +229,6 @@ fn print_result(result: &ToolResult, global: &GlobalFlags) {
 
 fn silent() -> OutputObserver {
     Arc::new(|_, _| {})
-}
-
-fn roots(given: &[String]) -> anyhow::Result<Roots> {
-    let parsed = parse_roots(given)?.into_iter();
-    parsed
-        .map(|(name, path): (String, PathBuf)| Ok((name, folder(Path::new(&path), Access::Read)?)))
-        .collect()
 }
 
 fn object(text: &str) -> anyhow::Result<Map<String, Value>> {

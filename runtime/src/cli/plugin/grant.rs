@@ -12,6 +12,7 @@ use crate::config::{Config, create_private};
 use crate::plugins::catalog;
 use crate::plugins::grant::{CAPABILITIES, Grant};
 use crate::plugins::manifest::{Manifest, is_name};
+use crate::whole_file;
 
 /// Whether something is given or taken.
 #[derive(Clone, Copy, PartialEq)]
@@ -118,17 +119,15 @@ fn set(document: &mut DocumentMut, id: &str, capability: &str, texts: &[String])
 
 /// Writes the settings: the whole file, checked first, or nothing.
 fn write(file: &Path, text: &str) -> anyhow::Result<()> {
-    let folder = file.parent().unwrap_or(Path::new("."));
-    create_private(folder)?;
-    let mut side = tempfile::NamedTempFile::new_in(folder)?;
-    side.write_all(text.as_bytes())?;
-    FileSettings::read(side.path(), Scope::User, file)?;
-    side.as_file().sync_all()?;
-    if let Ok(metadata) = std::fs::metadata(file) {
-        side.as_file().set_permissions(metadata.permissions())?;
-    }
-    side.persist(file)?;
-    Ok(())
+    create_private(file.parent().unwrap_or(Path::new(".")))?;
+    whole_file::replace(file, |side| {
+        side.write_all(text.as_bytes())?;
+        FileSettings::read(side.path(), Scope::User, file)?;
+        if let Ok(metadata) = std::fs::metadata(file) {
+            side.as_file().set_permissions(metadata.permissions())?;
+        }
+        Ok(())
+    })
 }
 
 /// Says what a grant does not do: a plugin gets no more than its manifest asks for.

@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use tempfile::NamedTempFile;
+
+use crate::whole_file;
 
 /// The file's name, beside the settings.
 const FILE_NAME: &str = "permissions.toml";
@@ -88,15 +91,11 @@ impl Remembered {
             given: jiff::Timestamp::now().strftime("%Y-%m-%d").to_string(),
         });
         let text = toml::to_string(&file).map_err(|error| fault(error.to_string()))?;
-        let write = || -> std::io::Result<()> {
-            let mut side = tempfile::NamedTempFile::new_in(folder)?;
+        let write = |side: &mut NamedTempFile| {
             side.write_all(HEAD.as_bytes())?;
-            side.write_all(text.as_bytes())?;
-            side.as_file().sync_all()?;
-            side.persist(&self.path)?;
-            Ok(())
+            side.write_all(text.as_bytes())
         };
-        write().map_err(|error| fault(error.to_string()))?;
+        whole_file::replace(&self.path, write).map_err(|error| fault(error.to_string()))?;
         *self.entries.lock().unwrap_or_else(PoisonError::into_inner) = file.allow;
         Ok(())
     }
